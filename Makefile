@@ -1,0 +1,48 @@
+# Two commands do all of their own set-up: `make demo` and `make test`. Both are cheap, and need no network, when run again.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TEST_ARGS ?=
+
+.PHONY: demo test check docs bench bench-smoke format clean
+
+# torch comes first and pinned: a loose range may bring gigabytes of GPU libraries.
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) --editable '.[test,bench]'
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/python -m tsumugu demo
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check docs
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict --quiet --config-file mkdocs.ja.yml
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+bench-smoke: $(VENV)/.test
+	$(BIN)/python -m benchmarks --smoke
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

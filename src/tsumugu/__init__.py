@@ -1,0 +1,52 @@
+"""tsumugu (紡ぐ): one small toolkit for the whole life of a language model.
+
+Importing this package loads nothing but itself; every public name below is fetched from its room on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsumugu.checkpoints.load import load_tensors as load_tensors
+    from tsumugu.checkpoints.load import load_tokenizer as load_tokenizer
+    from tsumugu.checkpoints.load import save_tensors as save_tensors
+    from tsumugu.core.errors import TsumuguError as TsumuguError
+    from tsumugu.core.tensors import TensorFormat as TensorFormat
+    from tsumugu.core.tensors import convert_tensor as convert_tensor
+    from tsumugu.engines.torch import load_model as load_model
+    from tsumugu.engines.torch import save_model as save_model
+    from tsumugu.generation.generate import generate as generate
+    from tsumugu.hub.resolve import pull as pull
+    from tsumugu.tasks.pipeline import pipeline as pipeline
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "TensorFormat": "tsumugu.core.tensors",
+    "TsumuguError": "tsumugu.core.errors",
+    "convert_tensor": "tsumugu.core.tensors",
+    "generate": "tsumugu.generation.generate",
+    "load_model": "tsumugu.engines.torch",
+    "load_tensors": "tsumugu.checkpoints.load",
+    "load_tokenizer": "tsumugu.checkpoints.load",
+    "pipeline": "tsumugu.tasks.pipeline",
+    "pull": "tsumugu.hub.resolve",
+    "save_model": "tsumugu.engines.torch",
+    "save_tensors": "tsumugu.checkpoints.load",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tsumugu' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

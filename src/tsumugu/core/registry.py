@@ -1,0 +1,91 @@
+"""The one table of names: what is called how, and where it lives, as text, so that nothing loads before it is asked for.
+
+Entries are ``"module:attribute"``. Because they are text, a lower room may hand out something that lives higher in the
+house (`Model.generate`, for one) without importing it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tsumugu.core.errors import UnknownNameError, did_you_mean
+
+
+class Registry(Mapping[str, Any]):
+    """A lazy, read-only mapping from names to objects, with aliases.
+
+    Args:
+        kind: what an entry is, for error messages ("family", "task").
+        entries: name to ``"module:attribute"``.
+        aliases: further names; they resolve, but are not listed.
+
+    Raises:
+        UnknownNameError: on look-up of a name that is neither; it names the nearest.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+        self._aliases = dict(aliases or {})
+
+    def canonical(self, name: str) -> str:
+        """The listed name behind `name`, which may be an alias, and may be written with `_` for `-`."""
+        for form in (name, name.replace("_", "-"), name.lower().replace("_", "-")):
+            if form in self._entries:
+                return form
+            if form in self._aliases:
+                return self._aliases[form]
+        known = [*self._entries, *self._aliases]
+        raise UnknownNameError(f"unknown {self.kind} {name!r}", mend=did_you_mean(name, known))
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = self._entries[self.canonical(name)].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self.canonical(str(name))
+        except UnknownNameError:
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """The other names of `name`, sorted."""
+        return tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
+
+
+FAMILIES = Registry(
+    "model family",
+    {
+        "bert": "tsumugu.models.bert:FAMILY",
+        "gpt2": "tsumugu.models.gpt2:FAMILY",
+        "llama": "tsumugu.models.llama:FAMILY",
+    },
+    aliases={"gpt-2": "gpt2", "mistral": "llama", "smollm": "llama"},
+)
+
+TASKS = Registry(
+    "task",
+    {
+        "text-generation": "tsumugu.tasks.text_generation:TextGeneration",
+        "chat": "tsumugu.tasks.chat:Chat",
+        "fill-mask": "tsumugu.tasks.fill_mask:FillMask",
+        "feature-extraction": "tsumugu.tasks.feature_extraction:FeatureExtraction",
+        "sentence-similarity": "tsumugu.tasks.sentence_similarity:SentenceSimilarity",
+    },
+    aliases={
+        "sts": "sentence-similarity",
+        "embeddings": "feature-extraction",
+        "conversational": "chat",
+    },
+)
+
+FUNCTIONS = Registry("function", {"generate": "tsumugu.generation.generate:generate"})

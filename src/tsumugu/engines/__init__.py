@@ -1,0 +1,1 @@
+"""What runs a model. `torch` is the reference: it loads, saves, trains and computes everything."""

@@ -1,0 +1,1 @@
+"""What users want solved, one file a task."""

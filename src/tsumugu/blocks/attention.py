@@ -1,0 +1,108 @@
+"""The one attention of the house: multi-head, grouped-query, cross; masked and positioned by what it is handed."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsumugu.blocks.kv_cache import LayerCache
+from tsumugu.blocks.mask import EVERYTHING, Mask
+from tsumugu.blocks.positions import Rotation
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention over `num_heads` queries that share `num_kv_heads` keys and values.
+
+    Args:
+        hidden_size: width of the states that come and go.
+        num_heads: query heads.
+        num_kv_heads: key and value heads; `num_heads` for multi-head, 1 for multi-query, between for grouped-query.
+        head_dim: width of one head; `hidden_size / num_heads` when left out.
+        bias: biases on the query, key and value projections.
+        output_bias: a bias on the output projection; as `bias` when left out.
+        dropout: on the attention weights while training.
+        scale: factor on the scores; `head_dim ** -0.5` when left out.
+        context_size: width of the context in cross-attention; `hidden_size` when left out.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2; Ainslie et al. 2023, GQA, section 2.2.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: bool = True,
+        output_bias: bool | None = None,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        context_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.head_dim = head_dim or hidden_size // num_heads
+        self.dropout, self.scale = dropout, scale
+        context_size = context_size or hidden_size
+        self.query = nn.Linear(hidden_size, self.num_heads * self.head_dim, bias=bias)
+        self.key = nn.Linear(context_size, self.num_kv_heads * self.head_dim, bias=bias)
+        self.value = nn.Linear(context_size, self.num_kv_heads * self.head_dim, bias=bias)
+        self.output = nn.Linear(
+            self.num_heads * self.head_dim, hidden_size, bias=bias if output_bias is None else output_bias
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Mask = EVERYTHING,
+        rotation: Rotation | None = None,
+        context: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """States `[batch, time, dim]` -> `[batch, time, dim]`.
+
+        Args:
+            x: what asks.
+            mask: which keys each query sees.
+            rotation: turns queries and keys by their positions (rotary).
+            context: what is asked, `[batch, keys, context_size]`; `x` itself when left out.
+            cache: keys and values of earlier steps; the new ones are written to it.
+        """
+        asked = x if context is None else context
+        query = self._heads(self.query(x), self.num_heads)
+        key = self._heads(self.key(asked), self.num_kv_heads)
+        value = self._heads(self.value(asked), self.num_kv_heads)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
+        if cache is not None:
+            key, value = cache.update(key, value)
+        return self.output(self._attend(query, key, value, mask))
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
+        """`[batch, heads, time, head_dim]` of queries -> `[batch, time, heads * head_dim]`."""
+        batch, heads, time, dim = query.shape
+        scores = mask.scores(query.dtype)
+        grouped = self.num_kv_heads < heads
+        one_step = grouped and time == 1 and (scores is None or scores.shape[1] == 1)
+        if one_step:
+            # Decoding: the heads of a group become queries of one head, and keys and values need no copies.
+            query = query.view(batch, self.num_kv_heads, heads // self.num_kv_heads, dim)
+        attended = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=scores,
+            is_causal=mask.causal,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+            enable_gqa=grouped and not one_step,
+        )
+        if one_step:
+            attended = attended.reshape(batch, heads, 1, dim)
+        return attended.transpose(1, 2).reshape(batch, time, heads * dim)

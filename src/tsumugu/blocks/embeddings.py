@@ -1,0 +1,43 @@
+"""From token ids to vectors: the sum of token, position and segment embeddings, normalised where a family does so."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tsumugu.blocks.positions import LearnedPositions
+
+
+class Embeddings(nn.Module):
+    """Token ids `[batch, time]` -> hidden states `[batch, time, dim]`.
+
+    Args:
+        token: the token embedding.
+        position: one trained vector for each position; None where positions come in elsewhere (rotary, relative).
+        segment: which of two texts a token is from (BERT).
+        norm: applied to the sum.
+        dropout: applied last.
+    """
+
+    def __init__(
+        self,
+        token: nn.Embedding,
+        *,
+        position: LearnedPositions | None = None,
+        segment: nn.Embedding | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.token, self.position, self.segment, self.norm = token, position, segment, norm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, input_ids: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """`positions` and `segments`: `[batch|1, time]`; segments default to the first."""
+        x: Tensor = self.token(input_ids)
+        if self.segment is not None:
+            x = x + (self.segment.weight[0] if segments is None else self.segment(segments))
+        if self.position is not None:
+            x = x + self.position(positions)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.dropout(x)

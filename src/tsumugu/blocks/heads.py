@@ -1,0 +1,125 @@
+"""From hidden states to answers: language modelling, classification of texts and tokens, spans, sentence vectors."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsumugu.blocks.feedforward import activation
+
+IGNORE = -100
+"""A label that counts for nothing in a loss."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels that are not `IGNORE`. Logits `[..., classes]`, labels `[...]`; computed in float32."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.cross_entropy(wide.flatten(0, -2), labels.flatten().to(logits.device), ignore_index=IGNORE)
+
+
+def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each position predicts the next label. Logits `[batch, time, vocab]`, labels `[batch, time]`."""
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
+class LanguageModelHead(nn.Linear):
+    """States `[..., dim]` -> logits over the vocabulary `[..., vocab]`. Its weight may be the token embedding's own."""
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """Dense, activation, norm, then the vocabulary. States `[..., dim]` -> logits `[..., vocab]`.
+
+    Source: Devlin et al. 2019, BERT, section 3.1, and its released code.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, *, activation: str, norm: nn.Module) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation = _activation(activation)
+        self.norm = norm
+        self.decoder = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(self.norm(self.activation(self.dense(x))))
+        return logits
+
+
+class Pooler(nn.Module):
+    """The first token through a dense layer and tanh. States `[batch, time, dim]` -> `[batch, dim]`."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x[:, 0]))
+
+
+class ClassificationHead(nn.Module):
+    """One score for each label, from a text's vector `[batch, dim]` or each token's `[batch, time, dim]`."""
+
+    def __init__(self, hidden_size: int, num_labels: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden_size, num_labels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+
+class SpanHead(nn.Module):
+    """Scores for being the first and the last token of an answer. States `[batch, time, dim]` -> twice `[batch, time]`.
+
+    Source: Devlin et al. 2019, BERT, section 4.2.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.spans = nn.Linear(hidden_size, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        start, end = self.spans(x).unbind(-1)
+        return start, end
+
+
+PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len"]
+
+
+def pool(states: Tensor, real: Tensor, mode: PoolingMode = "mean") -> Tensor:
+    """One vector a text from its tokens' states.
+
+    Args:
+        states: `[batch, time, dim]`.
+        real: `[batch, time]`, non-zero where a token is no padding.
+        mode: mean, the first token (cls), maximum, the last real token, or the sum over the root of the length.
+
+    Source: Reimers & Gurevych 2019, Sentence-BERT, section 3.
+    """
+    weights = real.to(states.dtype)[..., None]
+    match mode:
+        case "cls":
+            first = real.argmax(1)
+            return states[torch.arange(len(states), device=states.device), first]
+        case "max":
+            return states.masked_fill(weights == 0, float("-inf")).amax(1)
+        case "last":
+            return states[torch.arange(len(states), device=states.device), last_real(real)]
+        case "mean":
+            return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+        case "mean_sqrt_len":
+            return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9).sqrt()
+
+
+POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
+
+
+def last_real(real: Tensor) -> Tensor:
+    """`[batch]`: the index of the last non-zero of each row of `real` `[batch, time]`."""
+    return (real.long() * torch.arange(real.shape[1], device=real.device)).argmax(1)
+
+
+_activation = activation

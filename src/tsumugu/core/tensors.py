@@ -32,16 +32,14 @@ Source: DLPack 1.0, "C API" (alignment, strides); Python's buffer protocol, PEP 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from tsumugu.core.errors import InputError, MissingExtraError, TsumuguError, UnknownNameError, did_you_mean
+from tsumugu.core.errors import InputError, UnknownNameError, did_you_mean
+from tsumugu.core.frameworks import load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,9 +80,8 @@ class TensorFormat(StrEnum):
         raise UnknownNameError(f"unknown tensor format {word!r}", mend=mend)
 
     @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        cls.parse(value)
-        raise AssertionError("parse returns for legal words only, and those are not missing")
+    def _missing_(cls, value: object) -> TensorFormat:
+        return cls.parse(value)
 
 
 _LONG_NAMES = {"pytorch": "pt", "torch": "pt", "tensorflow": "tf", "flax": "jax", "numpy": "np"}
@@ -134,16 +131,19 @@ def convert_tensor(x: Any, to: TensorFormat | str) -> Any:
 
 
 def to_torch(x: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """`x` as a PyTorch tensor, as `convert_tensor` makes it, and then as `dtype` when one is given."""
-    torch = _load("torch")
+    """`x` as a PyTorch tensor, as `convert_tensor` makes it, and then as `dtype` when one is given; the numbers of
+    lists become that dtype without passing through float32."""
+    torch = load("torch")
     form = format_of(x)
     if form is TensorFormat.PT:
         tensor = x
     elif form is TensorFormat.TF:
-        dlpack = _load("tensorflow").experimental.dlpack
+        dlpack = load("tensorflow").experimental.dlpack
         tensor = torch.utils.dlpack.from_dlpack(dlpack.to_dlpack(_eager(x)))
     elif form is TensorFormat.JAX and _on_one_cpu(_concrete(x)):
         tensor = torch.utils.dlpack.from_dlpack(x.__dlpack__())
+    elif form is None:
+        tensor = _torch_from_numpy(_numpy_from_numbers(x, TensorFormat.PT, wide=dtype is not None))
     else:
         tensor = _torch_from_numpy(to_numpy(x))
     return tensor if dtype is None else tensor.to(dtype)  # type: ignore[no-any-return]
@@ -152,7 +152,7 @@ def to_torch(x: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """`x` as a NumPy array, as `convert_tensor` makes it. bfloat16 needs the package ml_dtypes, which JAX and
     TensorFlow bring along."""
-    np = _load("numpy")
+    np = load("numpy")
     form = format_of(x)
     if form is TensorFormat.PT:
         return _numpy_from_torch(x)
@@ -174,7 +174,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
 
 def _plain_torch(x: Any) -> Any:
     """A PyTorch tensor on the CPU, without gradient and pending conjugation; the same memory where that can be."""
-    torch = _load("torch")
+    torch = load("torch")
     if x.layout is not torch.strided or x.is_nested:
         raise InputError("a sparse or nested tensor has no plain array", mend="call .to_dense() or pad it first")
     if x.is_meta:
@@ -185,7 +185,7 @@ def _plain_torch(x: Any) -> Any:
 
 def _numpy_from_torch(x: Any) -> np.ndarray[Any, Any]:
     """A view of a PyTorch tensor's memory, any strides."""
-    torch, np = _load("torch"), _load("numpy")
+    torch, np = load("torch"), load("numpy")
     plain = _plain_torch(x)
     if plain.dtype is not torch.bfloat16:
         return plain.numpy()  # type: ignore[no-any-return]
@@ -194,7 +194,7 @@ def _numpy_from_torch(x: Any) -> np.ndarray[Any, Any]:
 
 def _torch_from_numpy(array: np.ndarray[Any, Any]) -> Any:
     """A PyTorch tensor on an array's memory, or on a copy of what PyTorch cannot or must not share."""
-    torch = _load("torch")
+    torch = load("torch")
     array = _native(array)
     if not array.flags.writeable or any(step < 0 or step % array.itemsize for step in array.strides):
         array = array.copy()
@@ -204,7 +204,7 @@ def _torch_from_numpy(array: np.ndarray[Any, Any]) -> Any:
 
 
 def _to_tensorflow(x: Any) -> Any:
-    tf, np = _load("tensorflow"), _load("numpy")
+    tf, np = load("tensorflow"), load("numpy")
     form = format_of(x)
     array = _native(_numpy_from_numbers(x, TensorFormat.TF) if form is None else to_numpy(x))
     exporter: Any = array
@@ -221,7 +221,7 @@ def _to_tensorflow(x: Any) -> Any:
 
 
 def _to_jax(x: Any) -> Any:
-    jax, np = _load("jax"), _load("numpy")
+    jax, np = load("jax"), load("numpy")
     array = _native(_numpy_from_numbers(x, TensorFormat.JAX) if format_of(x) is None else to_numpy(x))
     with _jax_64_bits(jax):
         return jax.device_put(np.ascontiguousarray(array).reshape(array.shape))
@@ -235,7 +235,7 @@ def _jax_64_bits(jax: Any) -> Any:
 
 def _eager(x: Any) -> Any:
     """A TensorFlow tensor or variable as a tensor that has values, in the CPU's memory."""
-    tf = _load("tensorflow")
+    tf = load("tensorflow")
     x = tf.convert_to_tensor(x)
     if not hasattr(x, "numpy"):
         raise InputError("a tensor inside tf.function has no values yet", mend="convert it outside")
@@ -248,7 +248,7 @@ def _eager(x: Any) -> Any:
 
 def _concrete(x: Any) -> Any:
     """A JAX array that has values."""
-    jax = _load("jax")
+    jax = load("jax")
     if isinstance(x, jax.core.Tracer):
         raise InputError("an array inside a JAX transformation has no values yet", mend="convert it outside jax.jit")
     if x.is_deleted():
@@ -272,37 +272,42 @@ def _check_dtype(name: str, x: object) -> None:
         raise InputError(f"{type(x).__name__} of dtype {name} does not convert", mend=f"cast it to one of {known}")
 
 
-def _numpy_from_numbers(x: Any, to: TensorFormat) -> np.ndarray[Any, Any]:
-    """A number or nested lists of numbers or tensors as an array of the dtype that is usual in `to`."""
-    np = _load("numpy")
+def _numpy_from_numbers(x: Any, to: TensorFormat, *, wide: bool = False) -> np.ndarray[Any, Any]:
+    """A number or nested lists of numbers or tensors as an array of the dtype that is usual in `to`, or if `wide` as
+    float64 and complex128."""
+    np = load("numpy")
     if not isinstance(x, list | tuple | int | float | complex):
-        raise InputError(
-            f"expected numbers, nested lists or a tensor of PyTorch, TensorFlow, JAX or NumPy, found {type(x).__name__}"
-        )
-    inner = format_of(_first_leaf(x))
-    if isinstance(x, list | tuple) and inner not in (None, TensorFormat.NP):
-        x = [to_numpy(each) for each in x]
+        raise InputError(f"expected a tensor, nested lists or a number, found {type(x).__name__}")
+    if format_of(_first_leaf(x)) is not None:
+        return _stack(x)
     try:
         array = np.array(x)
     except (ValueError, TypeError, OverflowError):
         raise _fault(x) from None
-    if inner is not None and array.dtype.name in DTYPES:
-        return array  # type: ignore[no-any-return]
     kind = array.dtype.kind if array.size else "i"
     if kind not in "biufc" or (kind == "f" and not _has_float(x)):
         raise _fault(x)
     if kind == "i":
-        narrow = np.iinfo(np.int32)
-        small = not array.size or (array.min() >= narrow.min and array.max() <= narrow.max)
-        narrowed = array.astype(np.int32 if small and to in (TensorFormat.TF, TensorFormat.JAX) else np.int64)
-    elif kind in "fc":
+        bounds = np.iinfo(np.int32)
+        small = not array.size or (bounds.min <= array.min() and array.max() <= bounds.max)
+        return array.astype(np.int32 if small and to in (TensorFormat.TF, TensorFormat.JAX) else np.int64)  # type: ignore[no-any-return]
+    if kind in "fc" and not wide:
         with np.errstate(over="ignore"):
-            narrowed = array.astype(np.float32 if kind == "f" else np.complex64)
-        if not np.array_equal(np.isinf(array), np.isinf(narrowed)):
+            single = array.astype(np.float32 if kind == "f" else np.complex64)
+        if not np.array_equal(np.isinf(array), np.isinf(single)):
             raise InputError("a number is too large for float32", mend="hand in a NumPy array of float64")
-    else:
-        narrowed = array
-    return narrowed  # type: ignore[no-any-return]
+        return single  # type: ignore[no-any-return]
+    return array  # type: ignore[no-any-return]
+
+
+def _stack(rows: Any) -> np.ndarray[Any, Any]:
+    """Nested lists with tensors in them, as one array."""
+    arrays = [to_numpy(each) for each in rows]
+    for i, each in enumerate(arrays):
+        if each.shape != arrays[0].shape:
+            shapes = f"row {i} has shape {list(each.shape)}, row 0 {list(arrays[0].shape)}"
+            raise InputError(f"ragged lists: {shapes}", mend="pad them to one length")
+    return load("numpy").stack(arrays)  # type: ignore[no-any-return]
 
 
 def _first_leaf(x: Any) -> Any:
@@ -324,8 +329,8 @@ def _fault(x: Any) -> InputError:
     while isinstance(first, list | tuple) and len(shape) < 64:
         shape.append(len(first))
         first = first[0] if first else None
-    what = next(_faults(x, shape, ()), None)
-    return InputError(what or "a number does not fit 64 bits, or the lists are nested too deeply")
+    what = next(_faults(x, shape, ()), "a number does not fit 64 bits, or the lists are nested too deeply")
+    return InputError(what, mend="pad them to one length" if what.startswith("ragged") else None)
 
 
 def _faults(x: Any, shape: Sequence[int], path: tuple[int, ...]) -> Iterator[str]:
@@ -333,12 +338,12 @@ def _faults(x: Any, shape: Sequence[int], path: tuple[int, ...]) -> Iterator[str
     if len(path) == len(shape):
         if isinstance(x, list | tuple):
             yield f"ragged lists: {row} is a list, the first one a number"
-        elif not isinstance(x, int | float | complex) and format_of(x) is not TensorFormat.NP:
+        elif not isinstance(x, int | float | complex):
             yield f"{row} holds {type(x).__name__}, not a number"
     elif not isinstance(x, list | tuple):
         yield f"ragged lists: {row} is {type(x).__name__}, the first one a list of {shape[len(path)]}"
     elif len(x) != shape[len(path)]:
-        yield f"ragged lists: {row} has length {len(x)}, the first one {shape[len(path)]}; pad them to one length"
+        yield f"ragged lists: {row} has length {len(x)}, the first one {shape[len(path)]}"
     else:
         for i, each in enumerate(x):
             yield from _faults(each, shape, (*path, i))
@@ -346,52 +351,4 @@ def _faults(x: Any, shape: Sequence[int], path: tuple[int, ...]) -> Iterator[str
 
 def _bfloat16() -> Any:
     """NumPy's bfloat16, which lives in a package of its own."""
-    return _load("ml_dtypes").bfloat16
-
-
-_EXTRAS = {"jax": "jax", "tensorflow": "tf", "ml_dtypes": "jax"}
-_PURPOSES = {
-    "jax": "the tensor format 'jax'",
-    "tensorflow": "the tensor format 'tf'",
-    "ml_dtypes": "a NumPy array of bfloat16",
-}
-
-
-def _load(package: str) -> Any:
-    """Import a framework, or say in one line how to get or mend it."""
-    noisy = package == "tensorflow" and package not in sys.modules
-    try:
-        with _hush_tensorflow() if noisy else contextlib.nullcontext():
-            return importlib.import_module(package)
-    except (ImportError, AttributeError, RuntimeError, OSError, TypeError, ValueError) as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == package
-        if absent and package in _EXTRAS:
-            raise MissingExtraError(package, extra=_EXTRAS[package], purpose=_PURPOSES[package]) from None
-        state = "is not installed" if absent else f"is installed but does not import ({error})"
-        raise TsumuguError(f"{package} {state}", mend=f"pip install --force-reinstall {package}") from error
-
-
-@contextlib.contextmanager
-def _hush_tensorflow() -> Iterator[None]:
-    """Keep TensorFlow's start-up notes off the terminal, unless the user has set TF_CPP_MIN_LOG_LEVEL.
-
-    Some are written before that variable is read, straight to the file descriptor, so this is parked meanwhile.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-    try:
-        parked = os.dup(2)
-    except OSError:  # no standard error at all
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(parked, 2)
-        os.close(parked)
+    return load("ml_dtypes").bfloat16

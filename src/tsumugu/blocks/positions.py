@@ -59,7 +59,7 @@ class LinearScaling(RopeScaling):
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling(RopeScaling):
-    """Waves longer than `original_max_positions / low_freq_factor` divided by `factor`, short ones kept, the rest blended."""
+    """Long waves divided by `factor`, short ones kept, those between blended."""
 
     kind: Literal["llama3"] = "llama3"
     factor: float = limits(8.0, low=1.0)
@@ -139,7 +139,7 @@ class RotaryPositions(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """T5's bias: one number for each head and bucket of distance. Gives `[1, heads, queries, keys]`, added to the scores.
+    """T5 bias: one number for each head and bucket of distance. Gives `[1, heads, queries, keys]` for `Mask.with_bias`.
 
     Half of the buckets are exact distances, the rest grow logarithmically up to `max_distance`.
 

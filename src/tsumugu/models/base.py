@@ -1,0 +1,272 @@
+"""What all families share: the model, its output, and the record that describes a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsumugu.checkpoints.keymap import KeyMap, Readable
+from tsumugu.core.config import Config
+from tsumugu.core.errors import ConfigError, InputError, did_you_mean
+from tsumugu.core.registry import FUNCTIONS
+from tsumugu.core.tensors import to_torch
+
+HEADS = {
+    "base": "hidden states, no head",
+    "causal-lm": "the next token",
+    "masked-lm": "hidden tokens",
+    "pretraining": "hidden tokens and whether two texts follow one another",
+    "sequence-classification": "a label for each text",
+    "token-classification": "a label for each token",
+    "question-answering": "the first and last token of an answer",
+}
+"""The heads a family may have, by name, and what they predict."""
+
+TASK_HEADS = {
+    "feature-extraction": "base",
+    "sentence-similarity": "base",
+    "text-generation": "causal-lm",
+    "chat": "causal-lm",
+    "fill-mask": "masked-lm",
+    "text-classification": "sequence-classification",
+    "sentiment-analysis": "sequence-classification",
+    "ner": "token-classification",
+}
+"""The head that a task of a pipeline needs."""
+
+
+@dataclass
+class Output:
+    """What a forward pass gives; only what the model has is set. Also read as a mapping or, without None, as a tuple.
+
+    Attributes:
+        loss: mean over the labels, when labels were given.
+        logits: `[batch, time, vocab or labels]`, or `[batch, labels]`.
+        start_logits, end_logits: `[batch, time]`, for spans.
+        next_sentence_logits: `[batch, 2]`, from a pre-training head.
+        last_hidden_state: `[batch, time, dim]`, from a model without a head.
+        pooler_output: `[batch, dim]`.
+        hidden_states: what enters each layer and what leaves the last, `[batch, time, dim]` each, when asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    next_sentence_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    def keys(self) -> list[str]:
+        return [each.name for each in fields(self) if getattr(self, each.name) is not None]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, int):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+
+class Model(nn.Module):
+    """A network of one family with one head.
+
+    Attributes:
+        family: the record of its family.
+        config: its hyperparameters.
+        head_name: which head it was built with, a key of `HEADS`.
+        tied: our names of parameters that are another parameter, mapped to that one.
+    """
+
+    family: Family
+    config: Any
+    head_name: str
+    tied: dict[str, str]
+
+    def __init__(self, family: Family, config: Config, head_name: str) -> None:
+        super().__init__()
+        self.family, self.config, self.head_name = family, config, head_name
+        self.tied = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def keymap(self) -> KeyMap:
+        """The names of this model's checkpoints on the hub."""
+        return self.family.keymap(self.config, self.head_name)
+
+    def num_parameters(self, *, trainable_only: bool = False) -> int:
+        """How many numbers the parameters hold; a shared one counts once."""
+        return sum(each.numel() for each in self.parameters() if each.requires_grad or not trainable_only)
+
+    def tie(self) -> None:
+        """Make every tied parameter the very parameter it is tied to; called after parameters were replaced."""
+        for name, source in self.tied.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, self.get_parameter(source))
+
+    def initialize(self, *, std: float = 0.02, generator: torch.Generator | None = None) -> None:
+        """Fresh weights: matrices and embeddings from N(0, std), biases 0, norms 1.
+
+        Source: Devlin et al. 2019 (released code); Radford et al. 2019, GPT-2, section 2.3.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std, generator=generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.tie()
+
+    def ids(self, tokens: Any) -> Tensor:
+        """Token ids from any tensor kind or lists as an integer tensor `[batch, time]` on the model's device.
+
+        Raises:
+            InputError: not two-dimensional, not integers, no token, or an id outside the vocabulary.
+        """
+        given = to_torch(tokens)
+        if given.dtype.is_floating_point or given.dtype == torch.bool:
+            raise InputError(f"token ids must be integers, found {given.dtype}", where="input_ids")
+        if given.dim() == 1:
+            given = given[None]
+        if given.dim() != 2 or given.shape[1] == 0:
+            raise InputError(f"expected ids of shape [batch, time], found {list(given.shape)}", where="input_ids")
+        if given.device.type != "meta":
+            low, high, vocab = int(given.min()), int(given.max()), int(self.config.vocab_size)
+            if low < 0 or high >= vocab:
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"token id {wrong} is outside the vocabulary of {vocab}",
+                    where="input_ids",
+                    mend="use the tokenizer that belongs to this model",
+                )
+        return given.to(self.device, torch.int64)
+
+    def generate(self, input_ids: Any, **options: Any) -> Any:
+        """The same as `tsumugu.generate(model, input_ids, …)`."""
+        return FUNCTIONS["generate"](self, input_ids, **options)
+
+
+@dataclass(frozen=True)
+class GGUF:
+    """How a family is kept in GGUF files.
+
+    Attributes:
+        architecture: the value of `general.architecture`.
+        config: metadata and tensors -> configuration.
+        metadata: configuration -> metadata, without the tokenizer's.
+        keymap: the names in the file.
+        tensors: configuration -> tensors of the file that are no parameters.
+    """
+
+    architecture: str
+    config: Callable[[Mapping[str, Any], Mapping[str, Readable]], Config]
+    metadata: Callable[[Any], dict[str, Any]]
+    keymap: Callable[[Any], KeyMap]
+    tensors: Callable[[Any], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    Attributes:
+        name: its key in the registry.
+        summary: what it is, in one line.
+        model_types: the values of `model_type` in config.json that it loads.
+        config_class: its hyperparameters.
+        build: configuration and head -> a model with unset weights.
+        keymap: configuration and head -> the names on the hub.
+        from_hub: the content of config.json -> configuration.
+        to_hub: configuration and head -> the content of config.json.
+        architectures: class names that config.json may have in `architectures` -> our heads, the default first.
+        gguf: how it is kept in GGUF files, if it is.
+    """
+
+    name: str
+    summary: str
+    model_types: tuple[str, ...]
+    config_class: type[Config]
+    build: Callable[[Any, str], Model]
+    keymap: Callable[[Any, str], KeyMap]
+    from_hub: Callable[[Mapping[str, Any]], Config]
+    to_hub: Callable[[Any, str], dict[str, Any]]
+    architectures: Mapping[str, str]
+    gguf: GGUF | None = None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads it can be built with, the default first."""
+        return tuple(dict.fromkeys(self.architectures.values()))
+
+    def architecture(self, head: str, *, prefix: str = "") -> str:
+        """The class name of `head`, the first one beginning with `prefix`."""
+        return next(cls for cls, name in self.architectures.items() if name == head and cls.startswith(prefix))
+
+    def head(self, task: str | None, architectures: list[str] | None = None) -> str:
+        """The head that `task` (a head or a pipeline's task) asks for; else the one that config.json names."""
+        if task is not None:
+            name = TASK_HEADS.get(task, task)
+            if name not in self.heads:
+                raise ConfigError(
+                    f"the {self.name} family has no head {task!r}",
+                    where="task",
+                    mend=did_you_mean(task, self.heads),
+                )
+            return name
+        for cls in architectures or []:
+            if cls in self.architectures:
+                return self.architectures[cls]
+        if architectures:
+            raise ConfigError(
+                f"architecture {architectures[0]!r} is not one that the {self.name} family builds",
+                where="config.json",
+                mend=f"choose with task=: {', '.join(self.heads)}",
+            )
+        return self.heads[0]
+
+
+def translate(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The values of config.json under our names; keys that are absent or null stay out."""
+    return {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
+
+
+def label_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a classifier from config.json's `id2label` (or `num_labels`), in order of their ids."""
+    table = data.get("id2label")
+    if isinstance(table, Mapping) and table:
+        try:
+            by_id = {int(key): str(value) for key, value in table.items()}
+        except ValueError:
+            raise ConfigError("ids must be numbers", where="config.json id2label") from None
+        if sorted(by_id) != list(range(len(by_id))):
+            raise ConfigError("ids must run from 0 without a gap", where="config.json id2label")
+        return tuple(by_id[index] for index in range(len(by_id)))
+    return tuple(f"LABEL_{index}" for index in range(int(data.get("num_labels", 2))))
+
+
+def label_tables(labels: tuple[str, ...]) -> dict[str, Any]:
+    """`id2label` and `label2id` as config.json writes them."""
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }

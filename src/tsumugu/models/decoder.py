@@ -1,0 +1,154 @@
+"""What decoder-only families share: reading tokens left to right, with or without a cache of those already read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.heads import ClassificationHead, LanguageModelHead, cross_entropy, last_real, shifted_cross_entropy
+from tsumugu.blocks.kv_cache import KVCache
+from tsumugu.blocks.mask import Mask, causal_mask, document_mask, padding_mask
+from tsumugu.blocks.positions import RotaryPositions
+from tsumugu.blocks.stack import Stack
+from tsumugu.core.config import Config
+from tsumugu.core.errors import InputError
+from tsumugu.core.tensors import to_torch
+from tsumugu.models.base import Family, Model, Output
+
+DECODER_HEADS = ("base", "causal-lm", "sequence-classification", "token-classification")
+
+
+class Decoder(Model):
+    """Token ids `[batch, time]` -> logits of the next token, or hidden states, or labels.
+
+    A family hands in its parts; its configuration has `hidden_size`, `vocab_size`, `max_positions`, `num_kv_heads`,
+    `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        config: Config,
+        head_name: str,
+        *,
+        embeddings: Embeddings,
+        decoder: Stack,
+        rotary: RotaryPositions | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(family, config, head_name)
+        self.embeddings, self.decoder, self.rotary = embeddings, decoder, rotary
+        width, labels = self.config.hidden_size, len(self.config.labels)
+        self.head: nn.Module | None = None
+        match head_name:
+            case "causal-lm":
+                self.head = LanguageModelHead(width, self.config.vocab_size, bias=False)
+                if self.config.tie_embeddings:
+                    self.tied = {"head.weight": "embeddings.token.weight"}
+                    self.tie()
+            case "sequence-classification":
+                self.head = ClassificationHead(width, labels, bias=False)
+            case "token-classification":
+                self.head = ClassificationHead(width, labels, dropout=dropout)
+
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        labels: Any = None,
+        *,
+        cache: KVCache | None = None,
+        document_ids: Any = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool = False,
+    ) -> Output:
+        """One pass. All inputs may be torch, TensorFlow, JAX or NumPy tensors, or lists.
+
+        Args:
+            input_ids: `[batch, time]`; with a cache only the new tokens.
+            attention_mask: `[batch, time]`, non-zero where a token is real; not together with a cache.
+            position_ids: `[batch|1, time]`; counted from 0, or from what the cache holds, when left out.
+            labels: for the loss; `[batch, time]` as `input_ids` (shifted here; -100 counts for nothing), or `[batch]`
+                for a sequence classifier.
+            cache: keys and values of earlier tokens; the new ones are added to it.
+            document_ids: `[batch, time]`, when several texts are packed in a row.
+            logits_to_keep: only for the last so many positions (0: all), or for one position of each row, `[batch]`.
+            output_hidden_states: also give every layer's states.
+
+        Raises:
+            InputError: ids outside the vocabulary, or more tokens than `max_positions`.
+        """
+        ids = self.ids(input_ids)
+        time = ids.shape[1]
+        offset = 0 if cache is None else cache.offset
+        end = time if cache is None else cache.filled + time
+        if position_ids is None and end > self.config.max_positions:
+            raise InputError(
+                f"{end} tokens are more than the {self.config.max_positions} this model can read",
+                where="input_ids",
+                mend="shorten the text or generate fewer tokens",
+            )
+        if position_ids is not None:
+            positions = to_torch(position_ids).to(ids.device, torch.int64)
+        else:
+            steps = torch.arange(time, device=ids.device)[None]
+            positions = steps + (offset[:, None] if isinstance(offset, Tensor) else offset)
+        real = None if attention_mask is None else to_torch(attention_mask).to(ids.device)
+        keep: list[Tensor] | None = [] if output_hidden_states else None
+        x = self.embeddings(ids, positions=positions)
+        x = self.decoder(
+            x,
+            mask=self._mask(ids, end, offset, real, document_ids),
+            rotation=None if self.rotary is None else self.rotary(positions, x.dtype),
+            cache=cache,
+            keep=keep,
+        )
+        output = self._answer(x, ids, real, None if labels is None else to_torch(labels), logits_to_keep)
+        output.hidden_states = None if keep is None else tuple(keep)
+        return output
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens."""
+        config = self.config
+        return KVCache(
+            config.num_layers,
+            batch,
+            config.num_kv_heads,
+            capacity,
+            config.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _mask(self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any) -> Mask:
+        window = getattr(self.config, "window", None)
+        mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, device=ids.device)
+        if real is not None:
+            mask = mask & padding_mask(real)
+        if document_ids is not None:
+            mask = mask & document_mask(to_torch(document_ids).to(ids.device))
+        return mask
+
+    def _answer(
+        self, x: Tensor, ids: Tensor, real: Tensor | None, labels: Tensor | None, logits_to_keep: int | Tensor
+    ) -> Output:
+        if self.head is None:
+            return Output(last_hidden_state=x)
+        if self.head_name == "sequence-classification":
+            if real is None:
+                pad = self.config.pad_token_id
+                real = torch.ones_like(ids) if pad is None else ids != pad
+            x = x[torch.arange(len(x), device=x.device), last_real(real)]
+        elif isinstance(logits_to_keep, Tensor):
+            x = x[torch.arange(len(x), device=x.device), logits_to_keep][:, None]
+        elif logits_to_keep:
+            x = x[:, -logits_to_keep:]
+        logits = self.head(x)
+        loss = None
+        if labels is not None:
+            loss = (shifted_cross_entropy if self.head_name == "causal-lm" else cross_entropy)(logits, labels)
+        return Output(loss=loss, logits=logits)

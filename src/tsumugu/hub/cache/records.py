@@ -1,0 +1,170 @@
+"""What a scan saw, as frozen records. Nothing here touches the disk.
+
+Two kinds of size appear everywhere and are never mixed:
+
+- ``size``: bytes of payload as huggingface_hub counts them (a blob once per repo, links followed);
+- ``disk``: apparent bytes of the files, links and folders themselves, as ``du -sb`` counts them: a symlink is as long
+  as its target's name, a folder is what the file system says it is, and an inode with several hard links counts once,
+  where it is met first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What bytes of a cache are. Every byte of a root has exactly one kind."""
+
+    BLOB = "files"
+    SHARED = "shared blobs"
+    LINK = "links"
+    FOLDER = "folders"
+    REF = "refs"
+    MARKER = "notes of absent files"
+    LISTING = "listings and tags"
+    INCOMPLETE = "incomplete downloads"
+    LOCK = "locks"
+    ORPHAN = "orphaned blobs"
+    ORPHAN_SHARED = "unreferenced shared blobs"
+    BROKEN = "broken links"
+    DEAD_REF = "refs to missing revisions"
+    TEMPORARY = "temporary files"
+    TRASH = "trash of an interrupted deletion"
+    RECORD = "records of tsumugu"
+    STRAY = "files of no known kind"
+
+
+JUNK = frozenset(
+    {Kind.INCOMPLETE, Kind.LOCK, Kind.ORPHAN, Kind.ORPHAN_SHARED, Kind.BROKEN, Kind.DEAD_REF, Kind.TEMPORARY}
+)
+"""Kinds that no loading of a model needs; `plan_gc` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One stored payload.
+
+    `path` is where the repo keeps it: a file of its ``blobs`` folder, or the file in the snapshot itself where symlinks
+    are not supported. `disk` is what removing that path gives back when no other hard link and no other repo holds the
+    payload. `shared` is the payload's path in the cache-wide store, if it lives there.
+    """
+
+    path: str
+    size: int
+    accessed: float
+    modified: float
+    disk: int
+    inode: tuple[int, int]
+    links: int = 1
+    shared: str | None = None
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """A file of a revision: its name inside the revision (``/``-separated), its path, and the payload it leads to."""
+
+    name: str
+    path: str
+    blob: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One snapshot. `disk` leaves out what lies in the ``blobs`` folder: it is the snapshot's own folders and links."""
+
+    commit: str
+    path: str
+    files: tuple[CachedFile, ...]
+    refs: tuple[str, ...]
+    size: int
+    modified: float
+    accessed: float
+    disk: int
+    is_link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A thing that belongs to no revision. `folder` is the repo's folder, or empty at the top of the cache."""
+
+    kind: Kind
+    path: str
+    disk: int
+    modified: float
+    folder: str = ""
+    links: int = 1
+    inode: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """One repo, or one entry of a cache that is not a hub cache (then a revision is one of its sub-folders).
+
+    `disk` is everything below `path`; `problems` is empty exactly when huggingface_hub's scan accepts the repo.
+    """
+
+    type: str
+    name: str
+    path: str
+    folder: str
+    revisions: tuple[Revision, ...]
+    size: int
+    disk: int
+    n_files: int
+    accessed: float
+    modified: float
+    leftovers: tuple[Leftover, ...] = ()
+    extras: Mapping[str, int] | None = None
+    problems: tuple[str, ...] = ()
+    is_link: bool = False
+
+    @property
+    def id(self) -> str:
+        """``type/name``, the way huggingface_hub writes it."""
+        return f"{self.type}/{self.name}"
+
+    @property
+    def refs(self) -> dict[str, Revision]:
+        return {ref: revision for revision in self.revisions for ref in revision.refs}
+
+    @property
+    def blobs(self) -> dict[str, Blob]:
+        """Every payload that a revision needs, by path."""
+        return {each.blob.path: each.blob for revision in self.revisions for each in revision.files}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How many things of one kind there are, and the bytes they take."""
+
+    kind: Kind
+    count: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheScan:
+    """One cache, seen whole. The `disk` of all `parts` adds up to `disk`, and that to ``du -sb root``.
+
+    `size` is the payload as huggingface_hub totals it. `unreadable` names what could not be looked into.
+    """
+
+    cache: str
+    root: str
+    repos: tuple[Repo, ...]
+    leftovers: tuple[Leftover, ...]
+    parts: tuple[Part, ...]
+    size: int
+    disk: int
+    unreadable: tuple[str, ...]
+    seconds: float
+
+    @property
+    def junk(self) -> tuple[Leftover, ...]:
+        """Everything `plan_gc` may take, whatever its age."""
+        everything = [*self.leftovers, *(each for repo in self.repos for each in repo.leftovers)]
+        return tuple(each for each in everything if each.kind in JUNK)

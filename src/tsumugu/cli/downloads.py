@@ -43,11 +43,11 @@ class TerminalProgress:
 
     def accept_terms(self, model: str, terms: Path) -> bool:
         self.stop()
+        if not self._accept and not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
         print(f"{model} comes under terms of use: {terms}", file=sys.stderr)
         if self._accept:
             return True
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
         print("Do you accept them? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

@@ -15,9 +15,9 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tsumugu.core.errors import HubError
+from tsumugu.core.errors import HubError, nearest
 from tsumugu.hub.home import offline
-from tsumugu.hub.names import unknown
+from tsumugu.hub.names import SHORT_NAMES, ways
 from tsumugu.hub.progress import Progress
 
 _SUPPORT = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".merges")
@@ -37,11 +37,12 @@ def snapshot(repository: str, revision: str | None, progress: Progress, *, force
     folder = None if force else _cached(repository, revision)
     if folder is None:
         if variable := offline():
+            near = _near(repository)
             raise HubError(
                 f"{repository} is not in the cache, and {variable} forbids the network",
-                mend=f"run `tsumugu pull {repository}` while online",
+                mend=near or f"run `tsumugu pull {repository}` while online",
             )
-        folder = _fetch(repository, revision, progress)
+        folder = _fetch(repository, revision, progress, force=force)
     return _loadable(folder), folder.name
 
 
@@ -183,7 +184,13 @@ def _loadable(folder: Path) -> Path:
     return files[0] if len(files) == 1 and not (folder / "config.json").exists() else folder
 
 
-def _fetch(repository: str, revision: str | None, progress: Progress) -> Path:
+def _near(repository: str) -> str | None:
+    """A hint for a bare name that may be a misspelt short name."""
+    near = nearest(repository, SHORT_NAMES) if "/" not in repository else None
+    return f"did you mean {near!r}?" if near else None
+
+
+def _fetch(repository: str, revision: str | None, progress: Progress, *, force: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
@@ -210,6 +217,7 @@ def _fetch(repository: str, revision: str | None, progress: Progress) -> Path:
             revision=revision,
             allow_patterns=[escape(name) for name in files],
             max_workers=4,
+            force_download=force,
             tqdm_class=_bar(progress),
         )
     except GatedRepoError:
@@ -218,9 +226,10 @@ def _fetch(repository: str, revision: str | None, progress: Progress) -> Path:
     except RevisionNotFoundError:
         raise HubError(f"{repository} has no revision {revision!r}", mend="name a branch, a tag or a commit") from None
     except RepositoryNotFoundError:
-        raise unknown(repository, "the hub has none of that name, or it is private (set HF_TOKEN)") from None
+        reason = "the hub has none of that name, or it is private (set HF_TOKEN)"
+        raise HubError(f"no model {repository!r}: {reason}", mend=ways(repository)) from None
     except HFValidationError as error:
-        raise unknown(repository, str(error)) from None
+        raise HubError(f"no model {repository!r}: {error}", mend=ways(repository)) from None
     except HubError:
         raise
     except failures as error:
@@ -251,7 +260,7 @@ def _explain(repository: str, endpoint: str, error: BaseException) -> HubError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HubError(
         f"{repository} could not be fetched from {endpoint} ({reason[:200]})",
-        mend="check the network and repeat; what is already there is kept",
+        mend=_near(repository) or "check the network and repeat; what is already there is kept",
     )
 
 

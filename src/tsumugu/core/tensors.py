@@ -5,7 +5,7 @@ are shared where the two frameworks can share them. In the CPU's memory, row-maj
 
     from \\ to    pt               tf               jax              np
     pt           itself           DLPack           buffer           buffer (strided too)
-    tf           DLPack           itself           buffer           buffer, read-only; bfloat16 copies
+    tf           DLPack           itself           buffer           buffer, read-only
     jax          DLPack           DLPack           itself           buffer, read-only
     np           buffer (strided) DLPack           buffer           itself
 
@@ -158,6 +158,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         return _numpy_from_torch(x)
     if form is TensorFormat.TF:
         x = _eager(x)
+        x = x if x.shape.rank else x.numpy()  # a 0-dimensional bfloat16 has no working __array__
     elif form is TensorFormat.JAX:
         x = _concrete(x)
     elif form is None:
@@ -262,7 +263,9 @@ def _on_one_cpu(x: Any) -> bool:
 
 
 def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array in this machine's byte order."""
+    """The array in this machine's byte order, and by the one of C's integer types that is known by its width."""
+    if array.dtype.char in "qQ":  # (unsigned) long long, the twin of int64 and uint64 that PyTorch does not know
+        return array.view(array.dtype.name)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

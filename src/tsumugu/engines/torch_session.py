@@ -1,0 +1,67 @@
+"""A decoder's texts being continued on torch: one cache, allocated once, rows of any lengths side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tsumugu.blocks.kv_cache import KVCache
+from tsumugu.core.errors import InputError
+from tsumugu.engines.session import Logits, Rows
+from tsumugu.models.decoder import Decoder
+
+
+class TorchSession:
+    """`tsumugu.engines.session.Session` for a `Decoder`.
+
+    Prompts are padded on the right, where causal attention never looks; each row's next token then goes to that row's
+    own end. So a row computes what it would compute alone.
+
+    Args:
+        model: with a causal head.
+        capacity: the longest a row may become, in tokens.
+    """
+
+    def __init__(self, model: Decoder, *, capacity: int) -> None:
+        if model.head_name != "causal-lm":
+            raise InputError(
+                f"a model with head {model.head_name!r} does not generate text",
+                where="model",
+                mend="load it with task='causal-lm'",
+            )
+        self.model, self.capacity = model, capacity
+        self.cache: KVCache | None = None
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        """Read prompts; logits `[rows, vocab]` of what follows each."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        longest = int(lengths.max())
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        self.cache = self.model.new_cache(len(prompts), max(self.capacity, longest))
+        lengths = lengths.to(self.model.device)
+        output = self.model(ids, cache=self.cache, logits_to_keep=lengths - 1)
+        self.cache.set_lengths(lengths)
+        return _numpy(output.logits)
+
+    @torch.inference_mode()
+    def step(self, tokens: Rows) -> Logits:
+        """Append one token to each row; logits `[rows, vocab]`."""
+        assert self.cache is not None, "start comes first"
+        return _numpy(self.model(torch.from_numpy(tokens)[:, None], cache=self.cache).logits)
+
+    @torch.inference_mode()
+    def select(self, rows: Rows) -> None:
+        """Go on with `rows` in that order."""
+        assert self.cache is not None, "start comes first"
+        self.cache.select(torch.from_numpy(rows).to(self.model.device))
+
+
+def _numpy(logits: torch.Tensor | None) -> Logits:
+    assert logits is not None
+    array: Logits = logits[:, -1].float().cpu().numpy()
+    return array.astype(np.float32, copy=False)

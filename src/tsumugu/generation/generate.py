@@ -1,0 +1,235 @@
+"""Continuing texts: greedy, drawn, or by beams; one or many at once; all at the end or token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsumugu.core.errors import InputError
+from tsumugu.core.tensors import convert_tensor, format_of, to_numpy
+from tsumugu.engines.session import open_session
+from tsumugu.generation.beam import beam_search
+from tsumugu.generation.options import GenerationOptions
+from tsumugu.generation.sampling import Sampler
+from tsumugu.text.stream import StreamDecoder
+from tsumugu.text.tokenizer import Tokenizer
+
+Rows = NDArray[np.int64]
+
+
+def generate(
+    model: Any,
+    input_ids: Any,
+    attention_mask: Any = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    truncation: bool = False,
+    max_length: int | None = None,
+    pad_token_id: int | None = None,
+    stream: bool = False,
+    **options: Any,
+) -> Any:
+    """Continue each row of `input_ids`.
+
+    Args:
+        model: a decoder.
+        input_ids: `[batch, time]` of any tensor kind, or lists of token ids of any lengths.
+        attention_mask: `[batch, time]`, zero where a token is padding (on either side).
+        tokenizer: needed for `stop_strings`.
+        truncation: cut a prompt that is too long for the model on its left, where it would otherwise be refused.
+        max_length: the same as `max_new_tokens`, with the longest prompt counted in.
+        pad_token_id: fills rows that end early; the model's own, else its end token.
+        stream: give an iterator instead, over the tokens of each step: an int for one row, else a list with one entry a
+            row, None where a row has ended.
+        **options: see `GenerationOptions`.
+
+    Returns:
+        Tensors in, a tensor of the same kind out, `[batch * num_return_sequences, longest]`: the prompt as it came, the
+        new tokens, padding. Lists in, lists out, without padding.
+
+    Raises:
+        InputError: a prompt is empty or too long.
+        ConfigError: an option is unknown or out of range.
+    """
+    kind = format_of(input_ids)
+    given, prompts = _prompts(input_ids, attention_mask)
+    config = model.config
+    if max_length is not None:
+        longest = max(len(prompt) for prompt in prompts)
+        if max_length <= longest:
+            raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
+        options.setdefault("max_new_tokens", max_length - longest)
+    if options.get("eos_token_id") is None:
+        options["eos_token_id"] = getattr(model, "end_tokens", None) or config.eos_token_id
+    chosen = GenerationOptions.from_dict({**options, **_tuples(options)}, where="generate")
+    prompts = [_fitting(prompt, config.max_positions, truncation) for prompt in prompts]
+    if stream:
+        return _streamed(model, prompts, chosen, tokenizer)
+    texts = complete(model, prompts, chosen, tokenizer)
+    if kind is None:
+        copies = np.repeat(np.arange(len(prompts)), chosen.num_return_sequences)
+        return [[*given[row], *text] for row, text in zip(copies, texts, strict=True)]
+    pad = next((each for each in (pad_token_id, config.pad_token_id, *chosen.ends) if each is not None), 0)
+    longest = max(len(text) for text in texts)
+    padded = np.array([[*text, *[pad] * (longest - len(text))] for text in texts], dtype=np.int64)
+    front = np.repeat(np.asarray(given, dtype=np.int64), chosen.num_return_sequences, axis=0)
+    result = np.concatenate((front, padded.reshape(len(texts), longest)), axis=1)
+    return convert_tensor(result, kind)
+
+
+def complete(
+    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None = None
+) -> list[list[int]]:
+    """The new tokens of each text, `num_return_sequences` for each prompt in turn, with what ended them."""
+    if options.num_beams > 1:
+        room = _room(model, prompts, options)
+        session = open_session(model, batch=len(prompts) * options.num_beams, capacity=room)
+        limited = options.replace(max_new_tokens=min(options.max_new_tokens, room - max(map(len, prompts))))
+        found = beam_search(session, prompts, limited, vocab=model.config.vocab_size)
+        return [list(text.tokens) for texts in found for text in texts]
+    texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_return_sequences)]
+    for step in steps(model, prompts, options, tokenizer):
+        for row, token in zip(step.rows, step.tokens, strict=True):
+            texts[row].append(int(token))
+    return texts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for each text that had not ended.
+
+    Attributes:
+        rows: `[active]`, numbers of the texts.
+        tokens: `[active]`.
+        ended: `[active]`, True for the last token of a text.
+    """
+
+    rows: Rows
+    tokens: Rows
+    ended: NDArray[np.bool_]
+
+
+def steps(
+    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None = None
+) -> Iterator[Step]:
+    """Write all texts side by side, one token a step. A text that ends leaves the batch and costs nothing more.
+
+    Raises:
+        InputError: stop strings without a tokenizer.
+    """
+    if options.stops and tokenizer is None:
+        raise InputError("stop strings need a tokenizer", where="stop_strings", mend="pass tokenizer=")
+    samples = options.num_return_sequences
+    repeated = [prompt for prompt in prompts for _ in range(samples)]
+    rows = np.repeat(np.arange(len(prompts)), samples)
+    session = open_session(model, batch=len(rows), capacity=_room(model, prompts, options))
+    logits = session.start(prompts)
+    if samples > 1:
+        logits = logits[rows]
+        session.select(rows)
+    sampler = Sampler(options, repeated, [*range(samples)] * len(prompts), logits.shape[-1])
+    limits = np.array([_limit(model, prompt, options) for prompt in repeated])
+    watchers = [_Watcher(tokenizer.stream(), options.stops) for _ in rows] if options.stops and tokenizer else None
+    active = np.arange(len(rows))
+    for step in range(options.max_new_tokens):
+        tokens = sampler.pick(logits, step)
+        ended = np.isin(tokens, options.ends) | (step + 1 >= limits[active])
+        if watchers is not None:
+            found = [watchers[row].saw(int(token)) for row, token in zip(active, tokens, strict=True)]
+            ended |= np.array(found)
+        yield Step(active, tokens, ended)
+        if ended.all():
+            return
+        if ended.any():
+            going = np.flatnonzero(~ended)
+            active, tokens = active[going], tokens[going]
+            session.select(going)
+            sampler.select(going)
+        logits = session.step(tokens)
+
+
+class _Watcher:
+    """Looks for stop strings in one text as it grows."""
+
+    def __init__(self, decoder: StreamDecoder, stops: tuple[str, ...]) -> None:
+        self.decoder, self.stops = decoder, stops
+        self.longest = max(map(len, stops))
+        self.tail = ""
+
+    def saw(self, token: int) -> bool:
+        self.tail += self.decoder.push(token)
+        hit = any(stop in self.tail for stop in self.stops)
+        self.tail = self.tail[-self.longest + 1 :] if self.longest > 1 else ""
+        return hit
+
+
+def _streamed(
+    model: Any, prompts: list[list[int]], options: GenerationOptions, tokenizer: Tokenizer | None
+) -> Iterator[int | list[int | None]]:
+    if options.num_beams > 1:
+        raise InputError("beams are known only at the end", where="stream", mend="choose num_beams=1")
+    rows = len(prompts) * options.num_return_sequences
+    for step in steps(model, prompts, options, tokenizer):
+        if rows == 1:
+            yield int(step.tokens[0])
+            continue
+        current: list[int | None] = [None] * rows
+        for row, token in zip(step.rows, step.tokens, strict=True):
+            current[row] = int(token)
+        yield current
+
+
+def _prompts(input_ids: Any, attention_mask: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """The rows as they came, and without padding."""
+    if format_of(input_ids) is None:
+        lists = [input_ids] if input_ids and isinstance(input_ids[0], int | np.integer) else input_ids
+        rows = [[int(token) for token in row] for row in lists]
+    else:
+        array = to_numpy(input_ids)
+        if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
+            found = f"{array.dtype} of shape {list(array.shape)}"
+            raise InputError(f"expected whole numbers of shape [batch, time], found {found}", where="input_ids")
+        rows = np.atleast_2d(array).tolist()
+    if not rows:
+        raise InputError("there is no prompt", where="input_ids")
+    real = rows
+    if attention_mask is not None:
+        mask = np.atleast_2d(to_numpy(attention_mask))
+        if [len(row) for row in rows] != [mask.shape[1]] * len(mask):
+            raise InputError(f"shape {list(mask.shape)} is not that of input_ids", where="attention_mask")
+        real = [
+            [token for token, kept in zip(row, keep, strict=True) if kept] for row, keep in zip(rows, mask, strict=True)
+        ]
+    for index, row in enumerate(real):
+        if not row:
+            raise InputError(f"prompt {index} is empty", where="input_ids", mend="give at least one token")
+    return rows, real
+
+
+def _fitting(prompt: list[int], context: int, truncation: bool) -> list[int]:
+    if len(prompt) < context:
+        return prompt
+    if truncation:
+        return prompt[-(context - 1) :]
+    raise InputError(
+        f"the prompt has {len(prompt)} tokens and the model reads {context} at most, the answer included",
+        where="input_ids",
+        mend="shorten it, or pass truncation=True to drop its beginning",
+    )
+
+
+def _limit(model: Any, prompt: Sequence[int], options: GenerationOptions) -> int:
+    """How many tokens a text may get: those asked for, or what is left of the context."""
+    return min(options.max_new_tokens, int(model.config.max_positions) - len(prompt))
+
+
+def _room(model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> int:
+    return min(max(map(len, prompts)) + options.max_new_tokens, int(model.config.max_positions))
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(options[key]) for key in ("eos_token_id", "stop_strings") if isinstance(options.get(key), list)}

@@ -1,0 +1,158 @@
+"""From logits to the next token: penalties, temperature, top-k, top-p, min-p, and a draw, for all rows at once.
+
+Everything works on `[rows, vocab]` arrays of NumPy, so that any engine can be stepped; a greedy step without penalties
+is one argmax and copies nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsumugu.generation.options import GenerationOptions
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+NUCLEUS = 1024
+"""How many of the likeliest tokens are sorted first when looking for a nucleus; more only if they do not suffice."""
+
+
+class Sampler:
+    """Picks one token a row and step, and remembers what each row has seen.
+
+    Args:
+        options: what was asked.
+        prompts: the prompt of each row.
+        numbers: for each row its number among the texts of its prompt; it chooses the row's own stream of draws.
+        vocab: size of the vocabulary.
+    """
+
+    def __init__(
+        self, options: GenerationOptions, prompts: Sequence[Sequence[int]], numbers: Sequence[int], vocab: int
+    ) -> None:
+        self.options = options
+        self.draws = _draws(options, numbers) if options.samples else None
+        self.seen: NDArray[np.bool_] | None = None
+        self.counts: NDArray[np.int32] | None = None
+        if options.penalises:
+            self.seen = np.zeros((len(prompts), vocab), dtype=bool)
+            self.counts = np.zeros((len(prompts), vocab), dtype=np.int32)
+            for row, prompt in enumerate(prompts):
+                self.seen[row, list(prompt)] = True
+
+    def pick(self, logits: Floats, step: int) -> Rows:
+        """The next token of each row, `[rows]`, from logits `[rows, vocab]`; `step` counts from 0."""
+        logits = self.adjusted(logits, step)
+        if self.draws is None:
+            tokens: Rows = logits.argmax(-1)
+        else:
+            tokens = draw(logits, self.options, self.draws[:, step])
+        if self.seen is not None and self.counts is not None:
+            rows = np.arange(len(tokens))
+            self.seen[rows, tokens] = True
+            self.counts[rows, tokens] += 1
+        return tokens
+
+    def adjusted(self, logits: Floats, step: int) -> Floats:
+        """Logits after penalties; the array itself when there is nothing to change."""
+        options = self.options
+        too_early = step < options.min_new_tokens and options.ends
+        if self.seen is None and not too_early:
+            return logits
+        logits = logits.copy()
+        if self.seen is not None and self.counts is not None:
+            penalty = options.repetition_penalty
+            if penalty != 1.0:
+                punished = np.where(logits < 0, logits * penalty, logits / penalty)
+                logits = np.where(self.seen, punished, logits).astype(np.float32, copy=False)
+            logits -= options.frequency_penalty * self.counts + options.presence_penalty * (self.counts > 0)
+        if too_early:
+            logits[:, list(options.ends)] = -np.inf
+        return logits
+
+    def select(self, rows: Rows) -> None:
+        """Go on with `rows` only, in that order."""
+        if self.draws is not None:
+            self.draws = self.draws[rows]
+        if self.seen is not None and self.counts is not None:
+            self.seen, self.counts = self.seen[rows], self.counts[rows]
+
+
+def distribution(logits: Floats, options: GenerationOptions) -> tuple[NDArray[np.float64], Rows | None]:
+    """The probabilities that tokens are drawn from.
+
+    Returns:
+        Probabilities `[rows, candidates]` in float64, and the candidates' token ids `[rows, candidates]`, likeliest
+        first; ids are None when every token of the vocabulary is one, in order.
+    """
+    vocab = logits.shape[-1]
+    top_k = min(options.top_k, vocab) if options.top_k else 0
+    if not top_k and options.top_p >= 1.0:
+        probabilities = _softmax(logits, options.temperature)
+        return _at_least(probabilities, options.min_p), None
+    size = top_k or min(NUCLEUS, vocab)
+    while True:
+        ids = _likeliest(logits, size)
+        chosen = np.take_along_axis(logits, ids, axis=-1)
+        if top_k:
+            probabilities = _softmax(chosen, options.temperature)
+        else:
+            probabilities = _softmax(logits, options.temperature)
+            probabilities = np.take_along_axis(probabilities, ids, axis=-1)
+        if top_k or size == vocab or bool((probabilities.sum(-1) >= options.top_p).all()):
+            break
+        size = vocab
+    before = np.cumsum(probabilities, axis=-1) - probabilities
+    probabilities = np.where(before < options.top_p, probabilities, 0.0)
+    probabilities[:, 0] = np.maximum(probabilities[:, 0], np.finfo(np.float64).tiny)
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    return _at_least(probabilities, options.min_p), ids
+
+
+def draw(logits: Floats, options: GenerationOptions, uniform: NDArray[np.float64]) -> Rows:
+    """One token a row by inverting the cumulative distribution at `uniform` `[rows]`, each in [0, 1)."""
+    probabilities, ids = distribution(logits, options)
+    cumulative = np.cumsum(probabilities, axis=-1)
+    # Never past the last candidate that has any probability, whatever rounding does to the sum.
+    passed = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(-1)
+    where: Rows = np.minimum(passed, probabilities.shape[-1] - 1).astype(np.int64)
+    if ids is None:
+        return where
+    chosen: Rows = np.take_along_axis(ids, where[:, None], axis=-1)[:, 0]
+    return chosen
+
+
+def _draws(options: GenerationOptions, numbers: Sequence[int]) -> NDArray[np.float64]:
+    seed = secrets.randbits(64) if options.seed is None else options.seed
+    streams = {number: np.random.default_rng([seed, number]).random(options.max_new_tokens) for number in set(numbers)}
+    return np.stack([streams[number] for number in numbers])
+
+
+def _softmax(logits: Floats, temperature: float) -> NDArray[np.float64]:
+    shifted = (logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature
+    weights = np.exp(shifted)
+    result: NDArray[np.float64] = weights / weights.sum(-1, keepdims=True)
+    return result
+
+
+def _at_least(probabilities: NDArray[np.float64], min_p: float) -> NDArray[np.float64]:
+    if min_p <= 0.0:
+        return probabilities
+    kept = np.where(probabilities >= min_p * probabilities.max(-1, keepdims=True), probabilities, 0.0)
+    result: NDArray[np.float64] = kept / kept.sum(-1, keepdims=True)
+    return result
+
+
+def _likeliest(logits: Floats, count: int) -> Rows:
+    """Ids of the `count` greatest logits of each row, greatest first; of equal ones the smaller id first."""
+    vocab = logits.shape[-1]
+    ids = np.argpartition(logits, vocab - count, axis=-1)[:, vocab - count :] if count < vocab else None
+    if ids is None:
+        return np.argsort(-logits, axis=-1, kind="stable")
+    ids.sort(axis=-1)
+    order = np.argsort(-np.take_along_axis(logits, ids, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(ids, order, axis=-1)

@@ -8,7 +8,6 @@ Source: GGUF specification, ggml-org/ggml docs/gguf.md, versions 2 and 3.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from functools import cache, partial
 from math import prod
@@ -56,8 +55,8 @@ class _Header:
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
-        self.end = min(file.size, METADATA_LIMIT)
-        self.data = mmap.mmap(file._file.fileno(), file.size, access=mmap.ACCESS_READ)
+        self.data = file.mapped(METADATA_LIMIT)
+        self.end = len(self.data)
         self.position = 4
 
     def close(self) -> None:

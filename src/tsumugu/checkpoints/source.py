@@ -63,6 +63,10 @@ class SourceFile:
         self.read_into(buffer, offset)
         return buffer.tobytes()
 
+    def mapped(self, limit: int) -> mmap.mmap:
+        """The first `limit` bytes, or all, for reading only; the caller closes it."""
+        return mmap.mmap(self._file.fileno(), min(self.size, limit), access=mmap.ACCESS_READ)
+
     @cached_property
     def mapping(self) -> mmap.mmap:
         """The whole file, private and copy-on-write."""

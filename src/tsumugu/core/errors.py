@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TsumuguError(Exception):
@@ -25,8 +26,11 @@ class TsumuguError(Exception):
 
     def __str__(self) -> str:
         line = self.what if self.where is None else f"{self.where}: {self.what}"
-        line = line if self.mend is None else f"{line}; {self.mend}"
-        return " ".join(line.split())
+        line = line.rstrip(".") if self.mend is None else f"{line.rstrip('.')}; {self.mend}"
+        return one_line(line)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.what, self.where, self.mend)
 
 
 class ConfigError(TsumuguError, ValueError):
@@ -60,10 +64,28 @@ class MissingExtraError(TsumuguError, ImportError):
         super().__init__(f"{purpose} needs {package}", mend=f"pip install 'tsumugu[{extra}]'")
 
 
+def one_line(text: str, *, limit: int = 1000) -> str:
+    """`text` as one line of at most about `limit` characters that is safe to print.
+
+    Names and values from untrusted files end up in messages, so control characters (a terminal obeys them) and lone
+    surrogates are shown as escapes.
+    """
+    half = limit // 2
+    text = text if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
+    text = " ".join(text.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _restored(cls: type[TsumuguError], what: str, where: str | None, mend: str | None) -> TsumuguError:
+    """Unpickle: errors travel between processes, and the constructors of the classes differ."""
+    error = cls.__new__(cls)
+    TsumuguError.__init__(error, what, where=where, mend=mend)
+    return error
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing is near."""
-    names = list(known)
-    lowered = {each.lower(): each for each in names}
+    lowered = {each.lower(): each for each in known}
     found = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
 

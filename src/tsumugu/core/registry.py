@@ -1,4 +1,4 @@
-"""The one table of names: what is called how, and where it lives, as text, so that nothing loads before it is asked for.
+"""The one table of names: what is called how, and where it lives, as text, so that nothing loads before it is wanted.
 
 Entries are ``"module:attribute"``. Because they are text, a lower room may hand out something that lives higher in the
 house (`Model.generate`, for one) without importing it.
@@ -33,6 +33,8 @@ class Registry(Mapping[str, Any]):
 
     def canonical(self, name: str) -> str:
         """The listed name behind `name`, which may be an alias, and may be written with `_` for `-`."""
+        if not isinstance(name, str):
+            raise UnknownNameError(f"a {self.kind} is called by a name, not by {type(name).__name__}")
         for form in (name, name.replace("_", "-"), name.lower().replace("_", "-")):
             if form in self._entries:
                 return form
@@ -47,7 +49,7 @@ class Registry(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         try:
-            self.canonical(str(name))
+            self.canonical(name)  # type: ignore[arg-type]
         except UnknownNameError:
             return False
         return True

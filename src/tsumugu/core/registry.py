@@ -74,9 +74,11 @@ class FamilySummary:
 
 
 FAMILY_SUMMARIES = {
-    "bert": FamilySummary(("bert",), "BERT: encoders for understanding, embeddings and masked language modelling"),
-    "gpt2": FamilySummary(("gpt2",), "GPT-2: decoders with learned positions"),
-    "llama": FamilySummary(("llama", "mistral"), "LLaMA 1 to 3.2 and its kin (SmolLM2, TinyLlama, Mistral)"),
+    "bert": FamilySummary(
+        ("bert",), "bidirectional encoder: classification, tagging, spans, sentence vectors, hidden tokens"
+    ),
+    "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
+    "llama": FamilySummary(("llama", "mistral"), "decoder: text generation, chat (also SmolLM2, TinyLlama, Mistral)"),
 }
 """A copy of what each family says of itself, so that listing them loads no torch; a test keeps the two equal."""
 

@@ -99,11 +99,13 @@ TASKS = Registry(
         "chat": "tsumugu.tasks.chat:Chat",
         "fill-mask": "tsumugu.tasks.fill_mask:FillMask",
         "feature-extraction": "tsumugu.tasks.feature_extraction:FeatureExtraction",
+        "sentence-embedding": "tsumugu.tasks.sentence_embedding:SentenceEmbedding",
         "sentence-similarity": "tsumugu.tasks.sentence_similarity:SentenceSimilarity",
     },
     aliases={
         "sts": "sentence-similarity",
-        "embeddings": "feature-extraction",
+        "embed": "sentence-embedding",
+        "embeddings": "sentence-embedding",
         "conversational": "chat",
     },
 )

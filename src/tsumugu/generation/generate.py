@@ -58,15 +58,8 @@ def generate(
     kind = format_of(input_ids)
     given, prompts = _prompts(input_ids, attention_mask)
     config = model.config
-    if max_length is not None:
-        longest = max(len(prompt) for prompt in prompts)
-        if max_length <= longest:
-            raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
-        options.setdefault("max_new_tokens", max_length - longest)
-    if options.get("eos_token_id") is None:
-        options["eos_token_id"] = getattr(model, "end_tokens", None) or config.eos_token_id
-    chosen = GenerationOptions.from_dict({**options, **_tuples(options)}, where="generate")
-    prompts = [_fitting(prompt, config.max_positions, truncation) for prompt in prompts]
+    chosen = resolve_options(model, prompts, options | ({} if max_length is None else {"max_length": max_length}))
+    prompts = [fitting(prompt, config.max_positions, truncation) for prompt in prompts]
     if stream:
         return _streamed(model, prompts, chosen, tokenizer)
     texts = complete(model, prompts, chosen, tokenizer)
@@ -79,6 +72,20 @@ def generate(
     front = np.repeat(np.asarray(given, dtype=np.int64), chosen.num_return_sequences, axis=0)
     result = np.concatenate((front, padded.reshape(len(texts), longest)), axis=1)
     return convert_tensor(result, kind)
+
+
+def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOptions:
+    """Checked options for these prompts: `max_length` becomes `max_new_tokens`, the model's own end is filled in."""
+    options = dict(options)
+    longest = max(len(prompt) for prompt in prompts)
+    max_length = options.pop("max_length", None)
+    if max_length is not None:
+        if max_length <= longest:
+            raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
+        options.setdefault("max_new_tokens", max_length - longest)
+    if options.get("eos_token_id") is None:
+        options["eos_token_id"] = getattr(model, "end_tokens", None) or model.config.eos_token_id
+    return GenerationOptions.from_dict(options, where="generation")
 
 
 def complete(
@@ -210,7 +217,8 @@ def _prompts(input_ids: Any, attention_mask: Any) -> tuple[list[list[int]], list
     return rows, real
 
 
-def _fitting(prompt: list[int], context: int, truncation: bool) -> list[int]:
+def fitting(prompt: list[int], context: int, truncation: bool) -> list[int]:
+    """The prompt, if the model can read it and write at least one token; else cut on its left, or refused."""
     if len(prompt) < context:
         return prompt
     if truncation:
@@ -229,7 +237,3 @@ def _limit(model: Any, prompt: Sequence[int], options: GenerationOptions) -> int
 
 def _room(model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> int:
     return min(max(map(len, prompts)) + options.max_new_tokens, int(model.config.max_positions))
-
-
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(options[key]) for key in ("eos_token_id", "stop_strings") if isinstance(options.get(key), list)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ HEADS = {
 
 TASK_HEADS = {
     "feature-extraction": "base",
+    "sentence-embedding": "base",
     "sentence-similarity": "base",
     "text-generation": "causal-lm",
     "chat": "causal-lm",
@@ -92,7 +94,8 @@ class Model(nn.Module):
         tied: our names of parameters that are another parameter, mapped to that one.
         end_tokens: what ends a text, where the checkpoint's generation_config.json says so.
         load_report: how the checkpoint fitted, after loading.
-        source: what it was loaded from.
+        source: what was asked for when it was loaded.
+        path: the folder or file it was loaded from.
     """
 
     family: Family
@@ -102,6 +105,7 @@ class Model(nn.Module):
     end_tokens: tuple[int, ...] = ()
     load_report: Report | None = None
     source: str | None = None
+    path: Path | None = None
 
     def __init__(self, family: Family, config: Config, head_name: str) -> None:
         super().__init__()

@@ -1,0 +1,55 @@
+"""`pipeline`: a task by its usual name, ready to be called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tsumugu.checkpoints.load import load_tokenizer
+from tsumugu.core.errors import InputError
+from tsumugu.core.registry import TASKS
+from tsumugu.models.base import Model
+from tsumugu.tasks.base import Task
+from tsumugu.text.tokenizer import Tokenizer
+
+HEAD_TASKS = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "base": "feature-extraction"}
+"""The task that a model is for, by its head, when none is named."""
+
+
+def pipeline(
+    task: str | None = None,
+    model: Model | str | Path | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    **options: Any,
+) -> Task:
+    """A task with its model.
+
+    Args:
+        task: the usual name: text-generation, chat, fill-mask, feature-extraction, sentence-embedding,
+            sentence-similarity (sts). Taken from the model's head when left out.
+        model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
+        tokenizer: a source or a tokenizer; the model's own when left out.
+        **options: `dtype`, `device`, `batch_size`, `progress`, and options of the task for every call.
+
+    Raises:
+        UnknownNameError: there is no such task; the nearest is named.
+        InputError: the task needs a model to be named.
+    """
+    if task is None:
+        if not isinstance(model, Model):
+            raise InputError("name a task, or hand in a loaded model", where="task")
+        task = HEAD_TASKS.get(model.head_name)
+        if task is None:
+            raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
+    kind: type[Task] = TASKS[task]
+    if isinstance(model, Model):
+        if not isinstance(tokenizer, Tokenizer):
+            source = tokenizer if tokenizer is not None else model.path
+            if source is None:
+                raise InputError("the model was not loaded from files", where="tokenizer", mend="pass tokenizer=")
+            tokenizer = load_tokenizer(source)
+        return kind(model, tokenizer, **options)
+    source = model if model is not None else kind.default_model
+    if source is None:
+        raise InputError(f"{kind.name} has no default model", where="model", mend="name one with model=")
+    return kind.load(source, tokenizer=tokenizer, **options)

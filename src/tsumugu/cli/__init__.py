@@ -1,21 +1,23 @@
 """The command line: a lazy table of verbs, and the one place where errors become a line and an exit code.
 
-Exit codes: 0 done, 2 bad input or a failed operation (one line on standard error), 130 interrupted.
+Exit codes: 0 done, 2 bad input or a failed operation (one line on standard error), 130 interrupted, 141 the reader of
+a pipe went away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from tsumugu import __version__
-from tsumugu.core.errors import TsumuguError, did_you_mean
+from tsumugu.core.errors import TsumuguError, UnknownNameError, did_you_mean, one_line
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
 
 VERBS = {
     "run": ("tsumugu.cli.run:run", "Solve a task on a text, a file, or standard input."),
@@ -30,6 +32,9 @@ VERBS = {
 }
 
 
+OPTIONS = ("--help", "-h", "--version")
+
+
 def build_app() -> App:
     """The cyclopts application. Verbs are named by text and imported when called."""
     from cyclopts import App
@@ -37,7 +42,9 @@ def build_app() -> App:
     app = App(
         name="tsumugu",
         help="One small toolkit for the whole life of a language model (紡ぐ, to spin words).",
+        help_format="plaintext",  # Markdown would take a quarter of the time of --help
         version=f"tsumugu {__version__}",
+        suppress_keyboard_interrupt=False,
     )
     for verb, (home, summary) in VERBS.items():
         app.command(home, name=verb, help=summary)
@@ -46,39 +53,81 @@ def build_app() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and leave. Bad input is one line on standard error and code 2, never a traceback."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    code: str | int | None = 0
+    try:
+        _let_any_text_be_printed()
+        try:
+            _run(sys.argv[1:] if arguments is None else list(arguments))
+        except SystemExit as leaving:  # a verb may choose its own code; rich leaves so when the reader went away
+            code = 141 if isinstance(leaving.__context__, BrokenPipeError) else leaving.code
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except TsumuguError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = _fail("interrupted", code=130)
+    except BrokenPipeError:  # the reader went away (`tsumugu … | head`), which is no error of ours
+        _forget_output()
+        code = 141
+    except UnicodeDecodeError as error:
+        code = _fail(f"the input is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})")
+    except OSError as error:
+        where = None if error.filename is None else os.fsdecode(error.filename)
+        code = _fail(str(TsumuguError(error.strerror or str(error) or type(error).__name__, where=where)))
+        _forget_output()
+    except MemoryError:
+        code = _fail(_OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "memory" not in str(error) or "alloc" not in str(error).lower():  # so PyTorch says it
+            raise
+        code = _fail(_OUT_OF_MEMORY)
+    raise SystemExit(code)
+
+
+_OUT_OF_MEMORY = "out of memory; use a smaller batch, a shorter text or a smaller model"
+
+
+def _run(arguments: list[str]) -> None:
+    verb = arguments[0] if arguments else "--help"
+    if verb.startswith("-") and verb not in OPTIONS:
+        raise UnknownNameError(f"unknown option {verb!r}", mend=did_you_mean(verb, OPTIONS))
+    if not verb.startswith("-") and verb not in VERBS:
+        raise UnknownNameError(f"unknown verb {verb!r}", mend=did_you_mean(verb, VERBS))
     from cyclopts import CycloptsError
 
     try:
-        verb = arguments[0] if arguments else "--help"
-        if not verb.startswith("-") and verb not in VERBS:
-            raise TsumuguError(f"unknown verb {verb!r}", mend=did_you_mean(verb, VERBS))
         build_app()(arguments or ["--help"], exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except TsumuguError as error:
-        _fail(str(error))
     except CycloptsError as error:
-        _fail(_plain(str(error)) + f"; see tsumugu {verb if verb in VERBS else ''} --help".replace("  ", " "))
-    except KeyboardInterrupt:
-        print("\ntsumugu: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # The reader went away (`tsumugu … | head`): not our error. Keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}")
-    except MemoryError:
-        _fail("out of memory; use a smaller batch, a shorter text or a smaller model")
-    raise SystemExit(0)
+        raise TsumuguError(_said(error, verb)) from None
 
 
-def _fail(line: str) -> NoReturn:
-    with contextlib.suppress(OSError):
-        print(f"tsumugu: {line}", file=sys.stderr)
-    raise SystemExit(2)
+def _said(error: CycloptsError, verb: str) -> str:
+    """The parser's message in our manner: one clause, then where to read on."""
+    from cyclopts import UnusedCliTokensError
+
+    line = one_line(str(error)).rstrip(".").replace(". Did you mean", "; did you mean")
+    line = line[:1].lower() + line[1:]
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        line = f"unexpected argument {error.unused_tokens[0]!r}"
+    return f"{line}{'' if line.endswith('?') else ';'} see tsumugu {verb} --help"
 
 
-def _plain(message: str) -> str:
-    """A parser's message as one line without markup or a closing full stop."""
-    return " ".join(message.split()).rstrip(".")
+def _fail(line: str, *, code: int = 2) -> int:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"tsumugu: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _let_any_text_be_printed() -> None:
+    """Characters that the terminal's encoding lacks, and file names that are no text, are shown as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """Drop what could not be written, so that the interpreter does not try again, and complain, at exit."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,401 @@
+"""The tokenizer: text to token ids and back, over the `tokenizers` library.
+
+Argument names and results are the usual ones of the field. The backend is shared and never changed by a call, so one
+tokenizer may serve many threads. Neither torch nor numpy is loaded until tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import tokenizers
+
+from tsumugu.core.errors import InputError
+from tsumugu.text.chat import ChatTemplates
+from tsumugu.text.encoding import Encoding, Limits, legal_side, pad, plan_limits, truncated
+from tsumugu.text.inputs import Inputs, explain, read_inputs
+from tsumugu.text.special import SpecialTokens
+from tsumugu.text.stream import StreamDecoder, clean_up
+
+if TYPE_CHECKING:
+    from tsumugu.core.tensors import TensorFormat
+
+_WITHOUT_TENSOR = ("overflow_to_sample_mapping",)
+
+
+class Tokenizer(SpecialTokens):
+    """Text to token ids and back.
+
+    Args:
+        backend: the `tokenizers.Tokenizer` that does the work; it is kept, and its own truncation and padding are
+            switched off.
+        special_tokens: role ("bos", "eos", "unk", "sep", "pad", "cls", "mask") to token.
+        additional_special_tokens: further tokens that `skip_special_tokens` leaves out.
+        model_max_length: how many tokens the model takes, or None when unknown.
+        padding_side: "right" or "left".
+        truncation_side: where too long texts are cut.
+        chat_template: a Jinja template, or several by name.
+        token_type_ids: whether the model tells the texts of a pair apart by type ids.
+        clean_up_tokenization_spaces: whether `decode` removes the spaces before punctuation that word pieces leave.
+        config: further entries of tokenizer_config.json, kept for `save`.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        additional_special_tokens: Iterable[str] = (),
+        model_max_length: int | None = None,
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        chat_template: str | Mapping[str, str] | None = None,
+        token_type_ids: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        super().__init__(backend, special_tokens or {}, additional_special_tokens)
+        self.model_max_length = model_max_length
+        self.padding_side: str = legal_side(padding_side, where="padding_side")
+        self.truncation_side: str = legal_side(truncation_side, where="truncation_side")
+        self.token_type_ids = token_type_ids
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.config: dict[str, Any] = dict(config or {})
+        self.chat_template = chat_template
+        self._plain: tokenizers.Tokenizer | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Self:
+        """Read a checkpoint folder (or one tokenizer file of it).
+
+        Raises:
+            CheckpointError: there is no tokenizer in it, or a file is broken.
+        """
+        from tsumugu.text.folder import read_folder
+
+        return cls(**read_folder(Path(path)))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """Build from the key-values of a GGUF file; ids are those of llama.cpp.
+
+        Raises:
+            CheckpointError: the metadata hold no tokenizer, an unknown one, or contradict themselves.
+        """
+        from tsumugu.text.gguf import read_gguf
+
+        return cls(**read_gguf(metadata))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the files that other libraries load to the same ids; give the paths written."""
+        from tsumugu.text.folder import write_folder
+
+        return write_folder(self, Path(folder))
+
+    # --- text to ids
+
+    def __call__(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        *,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        return_tensors: str | TensorFormat | None = None,
+        return_offsets_mapping: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool = True,
+        return_overflowing_tokens: bool = False,
+        return_length: bool = False,
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+        is_split_into_words: bool = False,
+        stride: int = 0,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+    ) -> Encoding:
+        """Encode one text, one pair, or a batch of either.
+
+        Args:
+            text: a str; a list of str; a list of (first, second) pairs; with `is_split_into_words` a list of words or a
+                list of such lists.
+            text_pair: the second texts, in the form of `text`.
+            padding: False, True or "longest", "max_length".
+            truncation: False, True or "longest_first", "only_first", "only_second". Left out, texts are cut if
+                `max_length` is given without padding.
+            max_length: tokens per row, special tokens included; left out, the model's.
+            return_tensors: "pt", "tf", "jax", "np"; None for lists (of one text: without the batch dimension).
+            return_overflowing_tokens: what truncation cuts off becomes further rows; `overflow_to_sample_mapping` says
+                of which text.
+            split_special_tokens: take special tokens that stand in the text for plain text.
+            stride: how many tokens an overflowing row repeats.
+
+        Returns:
+            input_ids, attention_mask and what else is asked for, each `[batch, time]`; offset_mapping
+            `[batch, time, 2]` in characters of the original text.
+
+        Raises:
+            InputError: what was handed in is no text (the index is named) or is not valid Unicode (the position is), or
+                the arguments contradict each other.
+        """
+        inputs = read_inputs(text, text_pair, split=is_split_into_words)
+        limits = plan_limits(
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            stride=stride,
+            multiple_of=pad_to_multiple_of,
+            padding_side=padding_side or self.padding_side,
+            truncation_side=self.truncation_side,
+            model_max_length=self.model_max_length,
+        )
+        backend = self._without_special_tokens() if split_special_tokens else self.backend
+        rows = self._encode_rows(backend, inputs, limits, add_special_tokens=add_special_tokens)
+        origin = list(range(len(rows)))
+        if return_overflowing_tokens:
+            origin = [i for i, row in enumerate(rows) for _ in range(1 + len(row.overflowing))]
+            rows = [each for row in rows for each in (row, *row.overflowing)]
+        if limits.pad_to is not None:
+            pad_id, pad_token = self._padding()
+            pad(rows, limits, pad_id=pad_id, pad_token=pad_token, type_id=int(self.config.get("pad_token_type_id", 0)))
+        data: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+        if self.token_type_ids if return_token_type_ids is None else return_token_type_ids:
+            data["token_type_ids"] = [row.type_ids for row in rows]
+        if return_attention_mask:
+            data["attention_mask"] = [row.attention_mask for row in rows]
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = [row.special_tokens_mask for row in rows]
+        if return_offsets_mapping:
+            data["offset_mapping"] = [row.offsets for row in rows]
+        if return_length:
+            data["length"] = [len(row.ids) for row in rows]
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = origin
+        if return_tensors is not None:
+            data = {key: _as_tensor(key, value, return_tensors) for key, value in data.items()}
+        elif not inputs.batched and not return_overflowing_tokens:
+            data = {key: value[0] for key, value in data.items()}
+        return Encoding(data, rows)
+
+    def encode(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        add_special_tokens: bool = True,
+        *,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        split_special_tokens: bool = False,
+    ) -> list[int]:
+        """The token ids of one text or pair."""
+        encoded = self(
+            text,
+            text_pair,
+            add_special_tokens=add_special_tokens,
+            truncation=truncation,
+            max_length=max_length,
+            split_special_tokens=split_special_tokens,
+        )
+        ids: list[int] = encoded.input_ids
+        return ids
+
+    def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of one text as the vocabulary spells them."""
+        return self(text, text_pair, add_special_tokens=add_special_tokens).tokens()
+
+    def _encode_rows(
+        self, backend: tokenizers.Tokenizer, inputs: Inputs, limits: Limits, *, add_special_tokens: bool
+    ) -> list[tokenizers.Encoding]:
+        """One encoding per text or pair, truncated but not padded."""
+        cut = limits.max_length is not None
+        try:
+            if not cut:
+                return backend.encode_batch(inputs.texts, inputs.split, add_special_tokens)
+            if not inputs.paired:
+                rows = backend.encode_batch(inputs.texts, inputs.split, False)
+                return [truncated(backend, row, None, limits, add_special_tokens=add_special_tokens) for row in rows]
+            first = backend.encode_batch([each[0] for each in inputs.texts], inputs.split, False)
+            second = backend.encode_batch([each[1] for each in inputs.texts], inputs.split, False)
+        except TypeError:
+            raise explain(inputs) from None
+        return [
+            truncated(backend, a, b, limits, add_special_tokens=add_special_tokens)
+            for a, b in zip(first, second, strict=True)
+        ]
+
+    def _padding(self) -> tuple[int, str]:
+        token, token_id = self.pad_token, self.pad_token_id
+        if token is None or token_id is None:
+            raise InputError(
+                "this tokenizer has no padding token",
+                where="padding",
+                mend="set one first: tokenizer.pad_token = tokenizer.eos_token",
+            )
+        return token_id, token
+
+    def _without_special_tokens(self) -> tokenizers.Tokenizer:
+        """A second backend that reads special tokens in a text as plain text. Built once, when first needed."""
+        with self._lock:
+            if self._plain is None:
+                self._plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
+                self._plain.encode_special_tokens = True
+            return self._plain
+
+    # --- ids to text
+
+    def decode(
+        self,
+        ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of token ids (a list, or a tensor of any format of shape `[time]`; or one id).
+
+        Ids that the vocabulary does not have are left out. Bytes that are no UTF-8 become U+FFFD.
+        """
+        text: str = self.backend.decode(_id_list(ids), skip_special_tokens=skip_special_tokens)
+        clean = (
+            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        )
+        return clean_up(text) if clean and self._cleans else text
+
+    def batch_decode(
+        self,
+        batch: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
+        """The texts of several rows of ids, `[batch, time]`."""
+        rows = batch.tolist() if hasattr(batch, "tolist") else batch
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
+
+    def stream(self, skip_special_tokens: bool = False) -> StreamDecoder:
+        """A decoder that takes ids one by one and gives out text as soon as it is final."""
+        clean = self.clean_up_tokenization_spaces and self._cleans
+        return StreamDecoder(self.backend, skip_special_tokens=skip_special_tokens, clean=clean)
+
+    @property
+    def _cleans(self) -> bool:
+        """Cleaning was made for word pieces; of byte-pair tokens it would remove real spaces."""
+        return not isinstance(self.backend.model, tokenizers.models.BPE)
+
+    # --- chat
+
+    @property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The chat template, or several by name; None when the checkpoint brought none."""
+        return self._chat.source
+
+    @chat_template.setter
+    def chat_template(self, template: str | Mapping[str, str] | None) -> None:
+        self._chat = ChatTemplates(template)
+
+    def apply_chat_template(
+        self,
+        messages: Any,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: str | TensorFormat | None = None,
+        tools: Sequence[Any] | None = None,
+        *,
+        chat_template: str | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        return_dict: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        **variables: Any,
+    ) -> Any:
+        """Write a conversation (or a list of them) as the text the model was trained on.
+
+        Args:
+            messages: dicts with "role" and "content"; content is text or a list of text parts.
+            add_generation_prompt: end with the words that open the assistant's turn.
+            tokenize: give token ids; otherwise the text.
+            tools: JSON schemas of functions.
+            chat_template: the name of one of several templates, or a template; left out, the checkpoint's default.
+            continue_final_message: leave the last message open, so that the model goes on with it.
+            return_dict: give an `Encoding` instead of the ids alone.
+            return_assistant_tokens_mask: with `return_dict`, add assistant_masks: 1 where a template's generation block
+                wrote the token.
+            variables: further variables of the template.
+
+        Raises:
+            InputError: a message is malformed, the template refuses the conversation, breaks, or runs too long.
+        """
+        rendered = self._chat.render(
+            messages,
+            special_tokens=self.special_tokens_map,
+            template=chat_template,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        texts = [each.text for each in rendered.chats]
+        if not tokenize:
+            return texts if rendered.batched else texts[0]
+        encoded = self(
+            texts if rendered.batched else texts[0],
+            add_special_tokens=False,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        if return_assistant_tokens_mask:
+            masks = [
+                each.mask(row.offsets, row.special_tokens_mask)
+                for each, row in zip(rendered.chats, encoded.encodings, strict=True)
+            ]
+            encoded["assistant_masks"] = (
+                _as_tensor("assistant_masks", masks, return_tensors)
+                if return_tensors is not None
+                else (masks if rendered.batched else masks[0])
+            )
+        return encoded if return_dict else encoded["input_ids"]
+
+
+def _id_list(ids: Any) -> list[int]:
+    if hasattr(ids, "tolist"):
+        ids = ids.tolist()
+    if isinstance(ids, Mapping):
+        ids = ids["input_ids"]
+    ids = [ids] if isinstance(ids, int) else list(ids)
+    for i, each in enumerate(ids):
+        if not isinstance(each, int):
+            if hasattr(each, "__index__"):
+                ids[i] = each.__index__()
+                continue
+            what = f"expected a token id, found {type(each).__name__}"
+            raise InputError(what, where=f"ids[{i}]", mend="decode takes one row; use batch_decode for several")
+        if not 0 <= each < 1 << 32:
+            raise InputError(f"{each} is no token id", where=f"ids[{i}]")
+    return ids
+
+
+def _as_tensor(key: str, rows: list[Any], to: str | TensorFormat) -> Any:
+    import numpy as np
+
+    from tsumugu.core.tensors import TensorFormat, convert_tensor
+
+    to = TensorFormat.parse(to)
+    lengths = {len(each) for each in rows} if rows and isinstance(rows[0], list) else set()
+    if len(lengths) > 1:
+        raise InputError(
+            f"rows of {min(lengths)} to {max(lengths)} tokens make no tensor", where=key, mend="pass padding=True"
+        )
+    shape = (len(rows), *lengths, *((2,) if key == "offset_mapping" else ()))
+    array = np.array(rows, dtype=np.int64).reshape(shape if rows else (0, 0))
+    return convert_tensor(array, to)

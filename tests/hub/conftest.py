@@ -39,7 +39,7 @@ class Server:
                 status, headers, body = server.answer(path, self.headers.get("Authorization"))
                 wanted = self.headers.get("Range")
                 if wanted and status == 200:
-                    start = int(wanted.removeprefix("bytes=").split("-")[0])
+                    start = server.start(wanted)
                     headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
                     status, body = 206, body[start:]
                 self.send_response(status)
@@ -84,6 +84,11 @@ class Server:
         """The Range header of each GET of `path`."""
         return [each[2] for each in self.requests if each[:2] == ("GET", path)]
 
+    @staticmethod
+    def start(header: str | None) -> int:
+        """The first byte that a Range header asks for."""
+        return int((header or "bytes=0-").removeprefix("bytes=").split("-")[0])
+
     def close(self) -> None:
         self.release.set()
         self._http.shutdown()
@@ -118,6 +123,7 @@ class Hub(Server):
         self.repositories: dict[str, list[dict[str, bytes]]] = {}
         self.gated: set[str] = set()
         self.private: set[str] = set()
+        self.lies = False
         super().__init__()
 
     def commit(self, name: str, index: int = -1) -> str:
@@ -154,11 +160,11 @@ class Hub(Server):
         if file not in files:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, b""
         headers = {"ETag": f'"{_etag(files[file])}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        return 200, headers, files[file]
+        return 200, headers, bytes(len(files[file])) if self.lies else files[file]
 
 
 def _etag(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Models on the Hugging Face Hub, in the cache that all libraries of the Hub share.
 
-huggingface_hub does the fetching: resuming, retries, credentials (``HF_TOKEN``), mirrors (``HF_ENDPOINT``) and the
-layout of the cache are its own. This file says which files of a repository matter and what its errors mean.
+huggingface_hub does the fetching: retries, credentials (``HF_TOKEN``), mirrors (``HF_ENDPOINT``) and the layout of the
+cache are its own; `tsumugu.hub.blobs` adds that large files go on where they stopped. This file says which files
+of a repository matter and what its errors mean.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tsumugu.core.errors import HubError, nearest
+from tsumugu.hub.blobs import LARGE, fetch_large
 from tsumugu.hub.home import offline
 from tsumugu.hub.names import SHORT_NAMES, ways
 from tsumugu.hub.progress import Progress
@@ -212,6 +214,8 @@ def _fetch(repository: str, revision: str | None, progress: Progress, *, force: 
             raise _no_weights(repository, sizes)
         total = sum(sizes[name] for name in files)
         progress.stage(f"downloading {repository}", total or None)
+        if not force and info.sha:
+            fetch_large(repository, info.sha, [name for name in files if sizes[name] >= LARGE], progress)
         folder = snapshot_download(
             repository,
             revision=revision,

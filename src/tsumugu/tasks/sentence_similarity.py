@@ -16,7 +16,7 @@ class SentenceSimilarity(SentenceEmbedding):
     """Cosines between -1 and 1.
 
     Called with two texts it gives `{"score": …}`; with a text and a list, a list of `{"text", "score"}` in the order
-    given; with `{"source_sentence": …, "sentences": […]}`, a list of scores; with a list of pairs, `{"score": …}` for each.
+    given; with `{"source_sentence": …, "sentences": […]}`, a list of scores; with pairs, `{"score": …}` for each.
     """
 
     name = "sentence-similarity"

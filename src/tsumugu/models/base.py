@@ -14,7 +14,7 @@ from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
 from tsumugu.core.config import Config
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.core.registry import FUNCTIONS
-from tsumugu.core.tensors import to_torch
+from tsumugu.core.tensors import TensorFormat, convert_tensor, to_torch
 
 HEADS = {
     "base": "hidden states, no head",
@@ -55,20 +55,32 @@ class Output:
         hidden_states: what enters each layer and what leaves the last, `[batch, time, dim]` each, when asked for.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    start_logits: Tensor | None = None
-    end_logits: Tensor | None = None
-    next_sentence_logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    loss: Any = None
+    logits: Any = None
+    start_logits: Any = None
+    end_logits: Any = None
+    next_sentence_logits: Any = None
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    hidden_states: tuple[Any, ...] | None = None
 
     def keys(self) -> list[str]:
         return [each.name for each in fields(self) if getattr(self, each.name) is not None]
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.keys())
+
+    def converted(self, to: TensorFormat | str | None) -> Output:
+        """The same with every tensor as pt, tf, jax or np; as it is for None."""
+        if to is None:
+            return self
+        wanted = TensorFormat.parse(to)
+        for name in self.keys():
+            value = getattr(self, name)
+            several = isinstance(value, tuple)
+            new = tuple(convert_tensor(each, wanted) for each in value) if several else convert_tensor(value, wanted)
+            setattr(self, name, new)
+        return self
 
     def __getitem__(self, key: str | int) -> Any:
         if isinstance(key, int):

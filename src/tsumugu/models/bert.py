@@ -28,7 +28,7 @@ from tsumugu.blocks.stack import Stack
 from tsumugu.checkpoints.keymap import KeyMap, Rule, both, same
 from tsumugu.core.config import Config, limits
 from tsumugu.core.errors import ConfigError, InputError
-from tsumugu.core.tensors import to_torch
+from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output, label_names, label_tables, translate
 
 
@@ -115,6 +115,7 @@ class Bert(Model):
         end_positions: Any = None,
         document_ids: Any = None,
         output_hidden_states: bool = False,
+        return_tensors: TensorFormat | str | None = None,
     ) -> Output:
         """One pass. All inputs may be torch, TensorFlow, JAX or NumPy tensors, or lists.
 
@@ -128,6 +129,7 @@ class Bert(Model):
             start_positions, end_positions: `[batch]`, with the question-answering head.
             document_ids: `[batch, time]`, when several texts are packed in a row.
             output_hidden_states: also give every layer's states.
+            return_tensors: give pt, tf, jax or np; torch with its gradients when left out.
 
         Raises:
             InputError: ids outside the vocabulary, or a text longer than `max_positions`.
@@ -157,7 +159,7 @@ class Bert(Model):
             end = cross_entropy(output.end_logits, to_torch(end_positions))
             output.loss = (start + end) / 2
         output.hidden_states = None if keep is None else tuple(keep)
-        return output
+        return output.converted(return_tensors)
 
     def _answer(self, x: Tensor, labels: Tensor | None) -> Output:
         pooled = None if self.pooler is None else self.pooler(x)

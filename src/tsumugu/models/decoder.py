@@ -16,7 +16,7 @@ from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import FUNCTIONS
-from tsumugu.core.tensors import to_torch
+from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output
 
 DECODER_HEADS = ("base", "causal-lm", "sequence-classification", "token-classification")
@@ -66,6 +66,7 @@ class Decoder(Model):
         document_ids: Any = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool = False,
+        return_tensors: TensorFormat | str | None = None,
     ) -> Output:
         """One pass. All inputs may be torch, TensorFlow, JAX or NumPy tensors, or lists.
 
@@ -79,6 +80,7 @@ class Decoder(Model):
             document_ids: `[batch, time]`, when several texts are packed in a row.
             logits_to_keep: only for the last so many positions (0: all), or for one position of each row, `[batch]`.
             output_hidden_states: also give every layer's states.
+            return_tensors: give pt, tf, jax or np; torch with its gradients when left out.
 
         Raises:
             InputError: ids outside the vocabulary, or more tokens than `max_positions`.
@@ -110,7 +112,7 @@ class Decoder(Model):
         )
         output = self._answer(x, ids, real, None if labels is None else to_torch(labels), logits_to_keep)
         output.hidden_states = None if keep is None else tuple(keep)
-        return output
+        return output.converted(return_tensors)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens."""

@@ -89,7 +89,7 @@ class Attention(nn.Module):
         batch, heads, time, dim = query.shape
         scores = mask.scores(query.dtype)
         grouped = self.num_kv_heads < heads
-        one_step = grouped and time == 1 and (scores is None or scores.shape[1] == 1)
+        one_step = grouped and time == 1 and (scores is None or scores.dim() < 3 or scores.shape[-3] == 1)
         if one_step:
             # Decoding: the heads of a group become queries of one head, and keys and values need no copies.
             query = query.view(batch, self.num_kv_heads, heads // self.num_kv_heads, dim)
@@ -98,7 +98,7 @@ class Attention(nn.Module):
             key,
             value,
             attn_mask=scores,
-            is_causal=mask.causal,
+            is_causal=mask.causal and time > 1,
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
             enable_gqa=grouped and not one_step,

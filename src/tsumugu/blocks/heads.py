@@ -17,7 +17,8 @@ IGNORE = -100
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the labels that are not `IGNORE`. Logits `[..., classes]`, labels `[...]`; computed in float32."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return functional.cross_entropy(wide.flatten(0, -2), labels.flatten().to(logits.device), ignore_index=IGNORE)
+    labels = labels.flatten().to(logits.device, torch.int64)
+    return functional.cross_entropy(wide.flatten(0, -2), labels, ignore_index=IGNORE)
 
 
 def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def pool(states: Tensor, real: Tensor, mode: PoolingMode = "mean") -> Tensor:
     weights = real.to(states.dtype)[..., None]
     match mode:
         case "cls":
-            first = real.argmax(1)
+            first = real.bool().byte().argmax(1)
             return states[torch.arange(len(states), device=states.device), first]
         case "max":
             return states.masked_fill(weights == 0, float("-inf")).amax(1)
@@ -119,7 +120,7 @@ POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
 
 def last_real(real: Tensor) -> Tensor:
     """`[batch]`: the index of the last non-zero of each row of `real` `[batch, time]`."""
-    return (real.long() * torch.arange(real.shape[1], device=real.device)).argmax(1)
+    return (real.bool() * torch.arange(real.shape[1], device=real.device)).argmax(1)
 
 
 _activation = activation

@@ -48,7 +48,7 @@ class Mask:
     def with_bias(self, bias: Tensor) -> Mask:
         """The same mask with `bias` added to the scores."""
         if self.causal:
-            return Mask(allowed=_lower_triangle(bias.shape[-2], bias.shape[-1], 0, bias.device), bias=bias)
+            return Mask(allowed=_square(bias), bias=bias)
         return replace(self, bias=bias if self.bias is None else self.bias + bias)
 
     def scores(self, dtype: torch.dtype) -> Tensor | None:
@@ -64,7 +64,7 @@ class Mask:
             return self.allowed
         shape = peer.allowed if peer.allowed is not None else peer.bias
         assert shape is not None, "a causal mask is joined with one that holds a tensor"
-        return _lower_triangle(shape.shape[-1], shape.shape[-1], 0, shape.device)
+        return _square(shape)
 
 
 EVERYTHING = Mask()
@@ -116,6 +116,12 @@ def window_mask(queries: int, window: int, *, device: torch.device | str | None 
     """A band: each query sees the keys at most `window` away on either side."""
     where = torch.arange(queries, device=device)
     return Mask(allowed=((where[:, None] - where[None, :]).abs() <= window)[None, None])
+
+
+def _square(like: Tensor) -> Tensor:
+    """The causal triangle for scores that `like` broadcasts to; one of its last two axes may be 1."""
+    side = max(like.shape[-2:])
+    return _lower_triangle(side, side, 0, like.device)
 
 
 def _lower_triangle(queries: int, keys: int, offset: int | Tensor, device: torch.device | str | None) -> Tensor:

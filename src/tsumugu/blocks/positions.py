@@ -78,8 +78,8 @@ class Llama3Scaling(RopeScaling):
             self.high_freq_factor - self.low_freq_factor
         )
         blended = (1 - share) * frequencies / self.factor + share * frequencies
-        long = wavelength > self.original_max_positions / self.low_freq_factor
-        short = wavelength < self.original_max_positions / self.high_freq_factor
+        long = wavelength * self.low_freq_factor > self.original_max_positions
+        short = wavelength * self.high_freq_factor < self.original_max_positions
         return torch.where(long, frequencies / self.factor, torch.where(short, frequencies, blended))
 
 

@@ -11,7 +11,7 @@ Two kinds of size appear everywhere and are never mixed:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -37,6 +37,9 @@ class Kind(StrEnum):
     STRAY = "files of no known kind"
 
 
+HardLink = tuple[tuple[int, int], int, int]
+"""A file with several hard links: its inode (device, number), how many links there are in all, its bytes."""
+
 JUNK = frozenset(
     {Kind.INCOMPLETE, Kind.LOCK, Kind.ORPHAN, Kind.ORPHAN_SHARED, Kind.BROKEN, Kind.DEAD_REF, Kind.TEMPORARY}
 )
@@ -49,7 +52,8 @@ class Blob:
 
     `path` is where the repo keeps it: a file of its ``blobs`` folder, or the file in the snapshot itself where symlinks
     are not supported. `disk` is what removing that path gives back when no other hard link and no other repo holds the
-    payload. `shared` is the payload's path in the cache-wide store, if it lives there.
+    payload. `is_link` says that `path` is itself a link, `shared` is the payload's path in the cache-wide store if it
+    leads there. `outside` says that `path` is no place of this repo; then it is never removed.
     """
 
     path: str
@@ -60,6 +64,7 @@ class Blob:
     inode: tuple[int, int]
     links: int = 1
     shared: str | None = None
+    is_link: bool = False
     outside: bool = False
 
 
@@ -74,7 +79,10 @@ class CachedFile:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One snapshot. `disk` leaves out what lies in the ``blobs`` folder: it is the snapshot's own folders and links."""
+    """One snapshot. `disk` is its own folders, links and copies, without what lies in ``blobs`` or is hard-linked.
+
+    In a cache that is not a hub cache, `disk` is everything below `path`.
+    """
 
     commit: str
     path: str
@@ -104,7 +112,9 @@ class Leftover:
 class Repo:
     """One repo, or one entry of a cache that is not a hub cache (then a revision is one of its sub-folders).
 
-    `disk` is everything below `path`; `problems` is empty exactly when huggingface_hub's scan accepts the repo.
+    `disk` is what ``du -sb path`` says. `extras` gives the bytes of refs and notes, by path inside the repo. `hard` has
+    a line for every path in the repo whose file has other hard links, there or elsewhere. `problems` is empty exactly
+    when huggingface_hub's scan accepts the repo.
     """
 
     type: str
@@ -118,7 +128,8 @@ class Repo:
     accessed: float
     modified: float
     leftovers: tuple[Leftover, ...] = ()
-    extras: Mapping[str, int] | None = None
+    extras: Mapping[str, int] = field(default_factory=dict)
+    hard: tuple[HardLink, ...] = ()
     problems: tuple[str, ...] = ()
     is_link: bool = False
 
@@ -150,7 +161,8 @@ class Part:
 class CacheScan:
     """One cache, seen whole. The `disk` of all `parts` adds up to `disk`, and that to ``du -sb root``.
 
-    `size` is the payload as huggingface_hub totals it. `unreadable` names what could not be looked into.
+    `size` is the payload as huggingface_hub totals it. `unreadable` names what could not be looked into. `manifests`
+    gives the bytes of the lists of links that lie beside shared payloads.
     """
 
     cache: str
@@ -162,6 +174,7 @@ class CacheScan:
     disk: int
     unreadable: tuple[str, ...]
     seconds: float
+    manifests: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def junk(self) -> tuple[Leftover, ...]:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH115, PTH116, PTH118, PTH119
 """Read one repo of a hub cache.
 
 It lists every folder once and looks at every file once. A link costs a ``readlink`` only: its length is that of its
@@ -26,12 +26,12 @@ def read_repo(
     reader = _Reader(Walk(walk.root) if is_link else walk, path, folder, has_store)
     top = os.stat(path)
     reader.disk = walk.add(Kind.LINK, os.lstat(path)) if is_link else walk.add(Kind.FOLDER, top)
-    own = reader.disk
+    own, hard_before = reader.disk, len(reader.walk.hard)
     reader.read()
     used = {each.blob.path: each.blob for revision in reader.revisions for each in revision.files}
     reader.count_blobs(used)
     reader.check_refs(top.st_mtime)
-    blobs = used.values()
+    blobs, hard = used.values(), tuple(reader.walk.hard[hard_before:])
     return Repo(
         type=type,
         name=name,
@@ -39,12 +39,13 @@ def read_repo(
         folder=folder,
         revisions=tuple(reader.revisions),
         size=sum([blob.size for blob in blobs]),
-        disk=own if is_link else reader.disk,
+        disk=own if is_link else reader.disk + sum({inode: size for inode, _, size in hard}.values()),
         n_files=len(used),
         accessed=max([blob.accessed for blob in blobs], default=top.st_atime),
         modified=max([blob.modified for blob in blobs], default=top.st_mtime),
         leftovers=() if is_link else tuple(reader.leftovers),
         extras=reader.extras,
+        hard=() if is_link else hard,
         problems=tuple(reader.problems),
         is_link=is_link,
     )
@@ -66,15 +67,15 @@ class _Reader:
     disk: int = 0
 
     def read(self) -> None:
-        walk, snapshots = self.walk, None
+        walk, snapshots, inside = self.walk, None, True
         for entry in walk.entries(self.path):
             found = walk.look(entry)
             if found is None:
                 continue
             name, is_folder = entry.name, stat.S_ISDIR(found.st_mode)
-            if name == "snapshots" and entry.is_dir():
+            if name == "snapshots" and walk.is_folder(entry):
                 self.disk += walk.add(Kind.FOLDER if is_folder else Kind.LINK, found)
-                snapshots = entry.path
+                snapshots, inside = entry.path, is_folder
             elif name == "blobs" and is_folder:
                 self.disk += walk.add(Kind.FOLDER, found)
                 self.read_blobs(entry.path)
@@ -91,7 +92,7 @@ class _Reader:
         if snapshots is None:
             self.problems.append("has no snapshots folder")
         else:
-            self.read_snapshots(snapshots)
+            self.read_snapshots(snapshots, inside)
 
     def read_blobs(self, path: str) -> None:
         walk = self.walk
@@ -102,8 +103,10 @@ class _Reader:
             name, mode = entry.name, found.st_mode
             if name.endswith(INCOMPLETE_SUFFIX) or BLOB_TEMPORARY.fullmatch(name):
                 kind = Kind.INCOMPLETE if name.endswith(INCOMPLETE_SUFFIX) else Kind.TEMPORARY
-                disk = walk.add(kind, found) + (walk.tree(entry.path, kind) if stat.S_ISDIR(mode) else 0)
-                self.disk += disk
+                self.disk += walk.add(kind, found)
+                inner = walk.tree(entry.path, kind) if stat.S_ISDIR(mode) else 0
+                self.disk += inner
+                disk = found.st_size + inner
                 self.leftovers.append(leftover(kind, entry.path, found, folder=self.folder, disk=disk))
             elif stat.S_ISLNK(mode):
                 self.disk += walk.add(Kind.LINK, found)
@@ -142,7 +145,7 @@ class _Reader:
             (link.st_dev, link.st_ino),
             link.st_nlink,
             shared=store_path,
-            outside=store_path is None,
+            is_link=True,
         )
 
     def read_refs(self, path: str) -> None:
@@ -161,7 +164,7 @@ class _Reader:
                 size = walk.add(Kind.REF, found)
                 self.disk += size
                 self.extras[f"refs/{name}"] = size
-                if entry.name in IGNORED or entry.is_dir():
+                if entry.name in IGNORED or walk.is_folder(entry):
                     continue
                 commit = self.read_ref(entry.path)
                 if commit is not None:
@@ -189,23 +192,25 @@ class _Reader:
                 self.disk += size
                 self.extras[f"{part}/{entry.name}"] = size
 
-    def read_snapshots(self, path: str) -> None:
+    def read_snapshots(self, path: str, inside: bool) -> None:
+        """All revisions. What lies behind a link is read, as huggingface_hub reads it, but counts as nothing."""
         for entry in self.walk.entries(path):
             found = self.walk.look(entry)
             if found is None:
                 continue
-            if stat.S_ISDIR(found.st_mode) or entry.is_dir():
-                self.revisions.append(self.read_revision(entry, found))
+            if stat.S_ISDIR(found.st_mode) or self.walk.is_folder(entry):
+                self.revisions.append(self.read_revision(entry, found, inside))
                 self.disk += self.revisions[-1].disk
             else:
-                self.disk += self.walk.add(Kind.STRAY, found)
+                self.disk += self.walk.add(Kind.STRAY, found) if inside else 0
                 if entry.name not in IGNORED:
                     self.problems.append(f"snapshots holds a file, {entry.name!r}")
 
-    def read_revision(self, top: os.DirEntry[str], found: os.stat_result) -> Revision:
+    def read_revision(self, top: os.DirEntry[str], found: os.stat_result, inside: bool) -> Revision:
         walk, blobs = self.walk, self.blobs
         is_link = not stat.S_ISDIR(found.st_mode)
-        disk = walk.add(Kind.LINK if is_link else Kind.FOLDER, found)
+        disk = walk.add(Kind.LINK if is_link else Kind.FOLDER, found) if inside else 0
+        is_link = is_link or not inside
         files: list[CachedFile] = []
         links, links_size = 0, 0
         waiting = [(top.path, "", "../../blobs/")]
@@ -221,10 +226,11 @@ class _Reader:
                     links += 1
                     links_size += size
                     blob = blobs.get(target[len(up) :]) if target.startswith(up) else None
-                    if blob is None and not entry.is_dir():
-                        blob = self.find_blob(at, target)
+                    if blob is None and not walk.is_folder(entry):
+                        path = os.path.normpath(os.path.join(at, target))
+                        blob = self.find_blob(path)
                         if blob is None:
-                            self.break_link(entry, top.name, size, count=not is_link)
+                            self.break_link(entry, top.name, path, size, count=not is_link)
                             links, links_size = links - 1, links_size - size
                             disk += 0 if is_link else size
                     if blob is not None:
@@ -258,9 +264,8 @@ class _Reader:
             is_link=is_link,
         )
 
-    def find_blob(self, folder: str, target: str) -> Blob | None:
+    def find_blob(self, path: str) -> Blob | None:
         """The payload of a link that does not lead straight into ``blobs``. Its bytes are not this repo's."""
-        path = os.path.normpath(os.path.join(folder, target))
         home, _, name = path.rpartition("/")
         if home == f"{self.path}/blobs" and name in self.blobs:
             return self.blobs[name]
@@ -275,12 +280,13 @@ class _Reader:
                 self.elsewhere[path] = Blob(path, size, seen, changed, 0, inode, found.st_nlink, outside=True)
         return self.elsewhere[path]
 
-    def break_link(self, entry: os.DirEntry[str], commit: str, size: int, *, count: bool) -> None:
+    def break_link(self, entry: os.DirEntry[str], commit: str, path: str, size: int, *, count: bool) -> None:
+        """Note a link without a payload. It may go only if it leads into ``blobs``: another disk may come back."""
         self.problems.append(f"revision {commit[:12]}: the link {entry.name!r} leads nowhere")
         if count:
             self.walk.add_many(Kind.BROKEN, 1, size)
             found = self.walk.look(entry)
-            if found is not None:
+            if found is not None and path.startswith(f"{self.path}/blobs/") and _is_gone(path):
                 self.leftovers.append(leftover(Kind.BROKEN, entry.path, found, folder=self.folder))
 
     def count_blobs(self, used: dict[str, Blob]) -> None:
@@ -288,7 +294,7 @@ class _Reader:
         walk, count, total = self.walk, 0, 0
         for blob in self.blobs.values():
             needed = blob.path in used
-            is_file = blob.shared is None and not blob.outside
+            is_file = not blob.is_link
             if is_file and blob.links == 1 and needed:
                 count += 1
                 total += blob.disk
@@ -315,3 +321,14 @@ class _Reader:
                     f"the ref {name!r} "
                     + ("was left half-written" if is_temporary else "names a revision that is not here")
                 )
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is there, as opposed to something that may not be looked at."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH112, PTH114, PTH116, PTH123
 """Read a whole hub cache in one pass: every folder listed once, every file looked at once.
 
 What bounds it is the kernel: a repo of two revisions with three files each takes about fifty system calls. Hence plain
@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tsumugu.hub.cache.layout import (
     IGNORED,
     LOCKS,
+    MANIFEST_SUFFIX,
     OWN,
     PROBE_FILES,
     ROOT_TEMPORARY,
@@ -39,10 +41,10 @@ def scan_hub(root: str, *, cache: str = "hub") -> CacheScan:
     has_store = is_store(f"{root}/{STORE}")
     with collector_at_rest():
         repos = list(_top(walk, leftovers, has_store))
-    store_size = 0
+    store_size, manifests = 0, dict[str, int]()
     if has_store:
         used = {blob.shared for repo in repos for blob in repo.blobs.values() if blob.shared is not None}
-        store_size = _store(walk, used, leftovers)
+        store_size = _store(walk, used, leftovers, manifests)
     payload = {
         each.blob.path: each.blob.size
         for repo in repos
@@ -51,7 +53,8 @@ def scan_hub(root: str, *, cache: str = "hub") -> CacheScan:
         for each in revision.files
         if each.blob.shared is None
     }
-    return walk.finish(cache, repos, leftovers, sum(payload.values()) + store_size)
+    scan = walk.finish(cache, repos, leftovers, sum(payload.values()) + store_size)
+    return replace(scan, manifests=manifests)
 
 
 def scan_repo(root: str, folder: str) -> Repo | None:
@@ -83,7 +86,7 @@ def _top(walk: Walk, leftovers: list[Leftover], has_store: bool) -> Iterator[Rep
             continue
         name, is_folder = entry.name, stat.S_ISDIR(found.st_mode)
         parsed = parse_folder(name)
-        if parsed is not None and (is_folder or entry.is_dir()):
+        if parsed is not None and (is_folder or walk.is_folder(entry)):
             try:
                 yield read_repo(walk, entry.path, name, *parsed, has_store=has_store, is_link=not is_folder)
             except OSError as error:
@@ -109,7 +112,8 @@ def _stray(walk: Walk, entry: os.DirEntry[str], found: os.stat_result, leftovers
         and {each.name for each in walk.entries(entry.path)} <= PROBE_FILES
     )
     kind = Kind.TEMPORARY if is_probe else Kind.STRAY
-    disk = walk.add(kind, found) + (walk.tree(entry.path, kind) if is_folder else 0)
+    walk.add(kind, found)
+    disk = found.st_size + (walk.tree(entry.path, kind) if is_folder else 0)
     if is_probe or len(leftovers) < SHOWN_STRAYS:
         leftovers.append(leftover(kind, entry.path, found, disk=disk))
 
@@ -120,20 +124,22 @@ def _locks(walk: Walk, path: str, leftovers: list[Leftover]) -> None:
         if found is None:
             continue
         if not stat.S_ISDIR(found.st_mode):
-            leftovers.append(leftover(Kind.LOCK, entry.path, found, disk=walk.add(Kind.LOCK, found)))
+            walk.add(Kind.LOCK, found)
+            leftovers.append(leftover(Kind.LOCK, entry.path, found))
         elif entry.name == OWN:
             count_own(walk, entry.path, found)
         else:
             walk.add(Kind.FOLDER, found)
+            leftovers.append(leftover(Kind.LOCK, entry.path, found, folder=entry.name))
             for each in walk.entries(entry.path):
                 inner = walk.look(each)
                 if inner is None:
                     continue
-                disk = walk.add(Kind.LOCK, inner)
+                walk.add(Kind.LOCK, inner)
                 if stat.S_ISDIR(inner.st_mode):
                     walk.tree(each.path, Kind.LOCK)
                 else:
-                    leftovers.append(leftover(Kind.LOCK, each.path, inner, folder=entry.name, disk=disk))
+                    leftovers.append(leftover(Kind.LOCK, each.path, inner, folder=entry.name))
 
 
 def count_own(walk: Walk, path: str, found: os.stat_result) -> None:
@@ -148,7 +154,7 @@ def count_own(walk: Walk, path: str, found: os.stat_result) -> None:
             walk.tree(entry.path, Kind.TRASH if entry.name == TRASH else Kind.RECORD)
 
 
-def _store(walk: Walk, used: set[str], leftovers: list[Leftover]) -> int:
+def _store(walk: Walk, used: set[str], leftovers: list[Leftover], manifests: dict[str, int]) -> int:
     """The cache-wide store of shared payloads; the bytes of payload in it, whether a repo links to them or not."""
     size = 0
     for prefix in walk.entries(f"{walk.root}/{STORE}"):
@@ -167,12 +173,14 @@ def _store(walk: Walk, used: set[str], leftovers: list[Leftover]) -> int:
             if is_payload and entry.name.startswith(prefix.name):
                 size += inner.st_size
                 kind = Kind.SHARED if entry.path in used else Kind.ORPHAN_SHARED
-                disk = walk.add(kind, inner)
+                walk.add(kind, inner)
                 if kind is Kind.ORPHAN_SHARED:
-                    leftovers.append(leftover(kind, entry.path, inner, disk=disk))
+                    leftovers.append(leftover(kind, entry.path, inner))
             elif stat.S_ISDIR(inner.st_mode):
                 walk.add(Kind.STRAY, inner)
                 walk.tree(entry.path, Kind.STRAY)
+            elif entry.name.endswith(MANIFEST_SUFFIX):
+                manifests[entry.path] = walk.add(Kind.LISTING, inner)
             else:
-                walk.add(Kind.LOCK if ".lock" in entry.name else Kind.LISTING, inner)
+                walk.add(Kind.LOCK if ".lock" in entry.name else Kind.STRAY, inner)
     return size

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH
 """Count what lies below a folder, once, the way ``du`` does; the ground that every scan stands on."""
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tsumugu.hub.cache.records import CacheScan, Kind, Leftover, Part, Repo
+from tsumugu.hub.cache.records import CacheScan, HardLink, Kind, Leftover, Part, Repo
 
 
 @contextmanager
@@ -33,6 +32,7 @@ class Walk:
         self.counts = dict.fromkeys(Kind, 0)
         self.sizes = dict.fromkeys(Kind, 0)
         self.unreadable: list[str] = []
+        self.hard: list[HardLink] = []
         self._met: set[tuple[int, int]] = set()
         self._started = time.perf_counter()
 
@@ -51,7 +51,7 @@ class Walk:
         )
 
     def add(self, kind: Kind, found: os.stat_result) -> int:
-        """Count one file, link or folder; the bytes it adds, which is none for a hard link met before."""
+        """Count one file, link or folder; its bytes, or none (and a line in `hard`) when it has several hard links."""
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             return self.add_inode(kind, (found.st_dev, found.st_ino), found.st_nlink, found.st_size)
         self.counts[kind] += 1
@@ -59,12 +59,15 @@ class Walk:
         return found.st_size
 
     def add_inode(self, kind: Kind, inode: tuple[int, int], links: int, size: int) -> int:
-        """Count a file that may have several hard links; the bytes it adds."""
+        """Count a file that may have several hard links; its bytes, or none when it has."""
         self.counts[kind] += 1
         if links > 1:
+            self.hard.append((inode, links, size))
             if inode in self._met:
                 return 0
             self._met.add(inode)
+            self.sizes[kind] += size
+            return 0
         self.sizes[kind] += size
         return size
 
@@ -94,12 +97,18 @@ class Walk:
             self.unreadable.append(f"{entry.path}: {error.strerror or error}")
             return None
 
+    def is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """Whether an entry is a folder or a link that leads to one."""
+        try:
+            return entry.is_dir()
+        except OSError:
+            return False
+
     def tree(self, path: str, kind: Kind, *, folders: Kind | None = None) -> int:
-        """Count everything below a folder, not the folder itself; the bytes added. Links are not followed."""
+        """Count everything below a folder, not the folder itself; its bytes without `hard`. Follows no link."""
         total, waiting = 0, [path]
         while waiting:
-            with_folders = self.entries(waiting.pop())
-            for entry in with_folders:
+            for entry in self.entries(waiting.pop()):
                 found = self.look(entry)
                 if found is None:
                     continue
@@ -119,6 +128,6 @@ def leftover(kind: Kind, path: str, found: os.stat_result, *, folder: str = "", 
         disk=found.st_size if disk is None else disk,
         modified=found.st_mtime,
         folder=folder,
-        links=found.st_nlink,
+        links=1 if stat.S_ISDIR(found.st_mode) else found.st_nlink,
         inode=(found.st_dev, found.st_ino),
     )

@@ -23,8 +23,10 @@ from tsumugu.core.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-PIECE = 1 << 18
+PIECE = 1 << 17
 """Bytes on disk that are converted at a time: small enough for the second-level cache, where numpy is quickest."""
+GRAIN = 1 << 15
+"""Elements that torch copies without waking its threads, whose meeting costs more than the work on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,12 @@ class TensorEntry:
         """
         import torch
 
+        if self.form.decode is None and self.form.unit > 1:
+            raise CheckpointError(
+                f"blocks of type {self.storage} cannot be read",
+                where=f"{self.origin}: {self.name}",
+                mend="quantise the model to a common type, such as Q8_0 or Q4_K",
+            )
         own = self.dtype
         wanted = own if dtype is None else dtype
         flat = self._view(own) if wanted == own else None
@@ -136,8 +144,10 @@ class TensorEntry:
             flat = torch.empty(self.data.length // self.form.size * self.form.unit, dtype=wanted)
             start = 0
             for piece in self._decoded(own):
-                flat[start : start + piece.numel()].copy_(piece)
-                start += piece.numel()
+                for first in range(0, piece.numel(), GRAIN):
+                    part = piece[first : first + GRAIN]
+                    flat[start : start + part.numel()].copy_(part)
+                    start += part.numel()
         if self.strides is None:
             return flat.view(self.shape)
         return flat.as_strided(self.shape, self.strides)

@@ -159,8 +159,9 @@ class _Header:
             form = storage_of(kind)
             if form is None:
                 raise CheckpointError(f"type {kind} is not known", where=where)
-            if shape and shape[-1] % form.unit:
-                raise CheckpointError(f"rows of {shape[-1]} do not fill {form.name} blocks", where=where, mend=DAMAGED)
+            row = shape[-1] if shape else 1
+            if row % form.unit:
+                raise CheckpointError(f"rows of {row} do not fill {form.name} blocks", where=where, mend=DAMAGED)
             first, length = start + offset, form.nbytes(prod(shape))
             if first + length > self.file.size:
                 raise CheckpointError("lies beyond the end of the file", where=where, mend=DAMAGED)
@@ -196,7 +197,7 @@ def storage_of(kind: int) -> Storage | None:
         return None
     if block.name in STORAGES:
         return STORAGES[block.name]
-    decode = partial(_decode, kind) if block.name in DECODED else partial(_refuse, block.name)
+    decode = partial(_decode, kind) if block.name in DECODED else None
     return Storage(block.name, "float32", size, unit, decode)
 
 
@@ -209,7 +210,3 @@ def _decode(kind: int, blocks: Uint8) -> np.ndarray[Any, np.dtype[np.float32]]:
     with np.errstate(all="ignore"):
         values: np.ndarray[Any, np.dtype[np.float32]] = dequantize(blocks[np.newaxis], GGMLQuantizationType(kind))
     return values.reshape(-1)
-
-
-def _refuse(name: str, blocks: Uint8) -> np.ndarray[Any, np.dtype[np.float32]]:
-    raise CheckpointError(f"GGUF type {name} cannot be read", mend=f"types that can: {', '.join(DECODED)}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @cache
 def stdout() -> Console:
+    """Where results go."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
@@ -25,6 +26,7 @@ def stdout() -> Console:
 
 @cache
 def stderr() -> Console:
+    """Where everything else goes."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)

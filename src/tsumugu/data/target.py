@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import os
 import secrets
 import stat
@@ -57,6 +56,11 @@ class Target:
         if not self.is_stream and not os.access(cast(Path, self.path).parent, os.W_OK | os.X_OK):
             raise InputError("its folder may not be written (permission denied)", where=self.name)
 
+    @property
+    def folder(self) -> Path:
+        """Where the file is, and where there is room for it."""
+        return Path() if self.path is None else self.path.parent
+
     def open(self) -> BinaryIO:
         """Open the target; returns what to write to."""
         with self.said_clearly():
@@ -70,7 +74,7 @@ class Target:
             else:
                 # Short: the name and what is added to it must fit where the name alone does.
                 partial = self.path.with_name(f".{self.path.name[:40]}.{secrets.token_hex(4)}.partial")
-                self._plain = partial.open("xb")
+                self._plain = partial.open("x+b")
                 self._partial = partial
             if self._compression is not None:
                 packed = gzip.GzipFile("", "wb", fileobj=self._plain, mtime=0)
@@ -111,6 +115,9 @@ class Target:
         """Leave nothing behind."""
         if self.path is not None and self._plain is not None:
             _drop(self._plain)
+        if self._packed is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._packed.close()
         if self._partial is not None:
             with contextlib.suppress(OSError):
                 self._partial.unlink()
@@ -142,9 +149,8 @@ def _same(path: Path, other: str | Path) -> bool:
 
 def _drop(file: BinaryIO) -> None:
     """Close a file that may hold bytes it cannot write any more, and let them go."""
-    raw = file.raw if isinstance(file, io.BufferedWriter) else file
     with contextlib.suppress(OSError, ValueError):
-        raw.close()
+        getattr(file, "raw", file).close()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -83,8 +83,11 @@ class Writer:
         """
         if self._encoder is None:
             raise RuntimeError("a Writer writes inside its with block only")
+        where = f"{self.name}, row {self.count + 1}"
+        if not values:
+            raise InputError("a row without columns cannot be written", where=where)
         with self._target.said_clearly():
-            self._encoder.write(values, f"{self.name}, row {self.count + 1}")
+            self._encoder.write(values, where)
         self._target.flush()
         self.count += 1
 
@@ -101,6 +104,7 @@ class Writer:
             with self._target.said_clearly():
                 encoder.finish()
         except BaseException:
+            encoder.abandon()
             self._target.abandon()
             raise
         self._target.finish()
@@ -109,7 +113,7 @@ class Writer:
         if self._format == "parquet":
             from tsumugu.data.parquet import ParquetEncoder
 
-            return ParquetEncoder(file)
+            return ParquetEncoder(file, self._target.folder)
         if self._format == "txt":
             return _TextEncoder(file, self._field)
         if self._format in ("csv", "tsv"):
@@ -180,8 +184,6 @@ class _CsvEncoder(_LineEncoder):
                 mend = "write .jsonl to keep rows of different columns"
                 raise InputError(f"the first row has no column {name!r}", where=where, mend=mend)
         fields = [_field(values.get(name), f"{where}, column {name!r}") for name in columns]
-        if not columns:
-            raise InputError("a row without columns cannot be written as CSV", where=where)
         if header:
             self._csv.writerow(columns)
         self._csv.writerow(fields)

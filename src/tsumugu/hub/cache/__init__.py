@@ -41,6 +41,7 @@ __all__ = [
     "Setting",
     "Step",
     "Target",
+    "check_root",
     "choose",
     "execute",
     "find",

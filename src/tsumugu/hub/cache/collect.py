@@ -51,7 +51,7 @@ def plan_gc(
     gone = {target.folder for target in plan.targets if target.whole}
     inside = {step.path for step in plan.steps}
     rest = tuple(step for step in loose if step.path not in inside and step.path.partition("/")[0] not in gone)
-    return Plan(plan.verb, plan.cache, plan.root, plan.targets, _in_order((*plan.loose, *rest)), plan.kept)
+    return Plan(plan.verb, plan.cache, plan.root, plan.targets, in_order((*plan.loose, *rest)), plan.kept)
 
 
 def _is_ours_to_take(scan: CacheScan, each: Leftover) -> bool:
@@ -64,10 +64,10 @@ def _is_ours_to_take(scan: CacheScan, each: Leftover) -> bool:
     return True
 
 
-def _in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Links before the blobs they lead to, and a folder of locks after the locks in it."""
+def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Links before the blobs they lead to, shared payloads last, and a folder of locks after the locks in it."""
     steps = list(steps)
-    return tuple(sorted(steps, key=lambda step: (step.act is Act.LOCK, -step.path.count("/"))))
+    return tuple(sorted(steps, key=lambda step: (step.act is Act.LOCK, step.act is Act.SHARED, -step.path.count("/"))))
 
 
 def _beyond_last(scan: CacheScan, keep: int) -> Iterable[tuple[str, list[str]]]:

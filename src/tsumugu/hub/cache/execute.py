@@ -90,7 +90,11 @@ class _Run:
     def carry_out(self) -> Outcome:
         guard, plan = self.guard, self.plan
         steps = [{"act": each.act, "path": each.path, "disk": each.disk} for each in plan.steps]
-        begun = {"verb": plan.verb, "cache": plan.cache, "pid": os.getpid(), "freed": plan.freed, "steps": steps}
+        names = [
+            {"id": each.id, "whole": each.whole, "commits": [] if each.whole else each.commits} for each in plan.targets
+        ]
+        begun = {"verb": plan.verb, "cache": plan.cache, "pid": os.getpid(), "freed": plan.freed}
+        begun |= {"targets": names, "steps": steps}
         journal.write(guard.root, self.own, {"event": "begin", "run": self.name, **begun})
         guard.make_folders(self.trash)
         self.kept += plan.kept

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsumugu.core.errors import HubError
-from tsumugu.hub import pypi
+from tsumugu.hub import entries
 from tsumugu.hub.names import SHORT_NAMES, split_hub_name
 from tsumugu.hub.resolve import Resolved, resolve
 
@@ -73,7 +73,7 @@ def test_what_the_hub_does_not_allow(source: str) -> None:
 
 def test_short_names_are_pinned() -> None:
     for each in SHORT_NAMES.values():
-        dist, version = pypi.parse(each.source.removeprefix("pypi:"))
+        dist, version = entries.parse(each.source.removeprefix("pypi:"))
         assert version is not None, dist
         assert len(each.sha256) == 64
 

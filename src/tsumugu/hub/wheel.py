@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tsumugu.core.errors import HubError
 from tsumugu.hub.archive import Archive
+from tsumugu.hub.entries import canonical
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".onnx", ".msgpack", ".h5")
 _SUPPORT = (".json", ".txt", ".model", ".jinja", ".vocab", ".merges", ".bpe", ".yaml", ".yml")
@@ -167,11 +168,6 @@ class Wheel:
         metadata = email.message_from_string(self.archive.read(name).decode("utf-8", "replace"))
         self.verify(name, _sha256(self.archive.read(name)))
         return metadata
-
-
-def canonical(name: str) -> str:
-    """A distribution's normalised name. Source: Python packaging specifications, "Names and normalization"."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def layout(names: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ Where llama.cpp and the model's original tokenizer part ways, llama.cpp is follo
 
 - Special tokens are found by their type: control and unknown tokens count as special (llama.cpp's ``parse_special``; our
   ``split_special_tokens=True`` is its ``parse_special=false``), user-defined ones are matched in any case.
+- A byte without a token of its own is left out and keeps its neighbours apart; the `tokenizers` library would merge them.
 - Unicode is not normalised for byte-level BPE, though Qwen's own tokenizer applies NFC.
 - The default of a missing ``add_bos_token`` is llama.cpp's for the kind of vocabulary.
 
@@ -23,11 +24,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.text import pretokenizers, vocabulary
-from tsumugu.text.merges import merges_of_scores, scores_of_merges
+from tsumugu.text.pieces import SPACE, scored_pieces, scores_of_merges
 from tsumugu.text.template import added_around, bos_eos
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ _DEFAULT_IDS = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"cls": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
 }
-_SPACE = "▁"
 
 # Words that llama.cpp takes for control tokens whatever type the file gives them, and for user-defined ones.
 _CONTROL = frozenset(
@@ -80,7 +80,9 @@ def read_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     tokens = _tokens(metadata)
     types = _types(metadata, tokens)
     if model not in _DEFAULT_IDS:
-        raise CheckpointError(f"unknown kind of tokenizer {model!r}", where=KEY + "model", mend="known: bert, gpt2, llama")
+        raise CheckpointError(
+            f"unknown kind of tokenizer {model!r}", where=KEY + "model", mend="known: bert, gpt2, llama"
+        )
     roles = _roles(metadata, tokens, model)
     if model == "gpt2":
         backend, defaults = _byte_pairs(metadata, tokens)
@@ -211,9 +213,7 @@ def _strips(metadata: Mapping[str, Any]) -> Any:
     return lambda token: {}
 
 
-def _byte_pairs(
-    metadata: Mapping[str, Any], tokens: list[str]
-) -> tuple[tokenizers.Tokenizer, dict[str, bool]]:
+def _byte_pairs(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[tokenizers.Tokenizer, dict[str, bool]]:
     """Byte-level BPE ("gpt2")."""
     pre = pretokenizers.by_name(_get(metadata, "pre", str, "default"))
     merges = []
@@ -229,7 +229,7 @@ def _byte_pairs(
                 raise CheckpointError(f"{part!r} is no token", where=f"{KEY}merges[{i}]")
     model = models.BPE(vocab=vocab, merges=merges, fuse_unk=False, ignore_merges=pre.ignore_merges)
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre.build()
+    backend.pre_tokenizer = pre.build(vocab)
     backend.decoder = decoders.ByteLevel()
     return backend, {"bos": pre.add_bos}
 
@@ -241,33 +241,8 @@ def _scored_pieces(
     scores = _list(metadata, "scores", (int, float), "a number")
     _same_length(scores, tokens, "scores")
     unknown = tokens[roles["unk"]] if "unk" in roles else None
-    backend = scored_pieces(
-        tokens, scores, unknown=unknown, prefix=_flag(metadata, "add_space_prefix", True)
-    )
+    backend = scored_pieces(tokens, scores, unknown=unknown, prefix=_flag(metadata, "add_space_prefix", True))
     return backend, {"bos": True}
-
-
-def scored_pieces(
-    tokens: Sequence[str], scores: Sequence[float], *, unknown: str | None, prefix: bool
-) -> tokenizers.Tokenizer:
-    """BPE that merges the pair of the best score first; spaces are "▁", unknown characters fall back to their bytes."""
-    vocab = {token: i for i, token in enumerate(tokens)}
-    model = models.BPE(
-        vocab=vocab,
-        merges=merges_of_scores(tokens, scores),
-        unk_token=unknown,
-        fuse_unk=True,
-        byte_fallback=all(f"<0x{byte:02X}>" in vocab for byte in range(256)),
-    )
-    backend = tokenizers.Tokenizer(model)
-    spaces = normalizers.Replace(" ", _SPACE)
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
-    if not any(re.search(f"[^{_SPACE}]{_SPACE}", each) for each in tokens):
-        # No token reaches across the start of a word, so words can be merged one by one: the same ids, sooner.
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+"), "isolated")
-    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    return backend
 
 
 def _word_pieces(
@@ -284,8 +259,10 @@ def _word_pieces(
     plain = (TokenType.NORMAL, TokenType.UNUSED)
     named = set(roles.values())
     pieces = [
-        token if kind not in plain or i in named or re.fullmatch(r"\[.*\]", token) and not token.startswith(_SPACE)
-        else token[1:] if token.startswith(_SPACE) and len(token) > 1
+        token
+        if kind not in plain or i in named or re.fullmatch(r"\[.*\]", token) and not token.startswith(SPACE)
+        else token[1:]
+        if token.startswith(SPACE) and len(token) > 1
         else f"##{token}"
         for i, (token, kind) in enumerate(zip(tokens, types, strict=False))
     ]
@@ -339,7 +316,7 @@ def to_gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dic
         found["merges"] = [f"{left} {right}" for left, right in _merges(backend)]
     elif isinstance(model, models.BPE):
         types = [TokenType.BYTE if _is_byte(token) else kind for token, kind in zip(tokens, types, strict=True)]
-        prefix = bool(backend.encode("x", add_special_tokens=False).tokens[0].startswith(_SPACE))
+        prefix = bool(backend.encode("x", add_special_tokens=False).tokens[0].startswith(SPACE))
         found = {"model": "llama", "pre": "default", "tokens": tokens, "add_space_prefix": prefix}
         found["scores"] = scores_of_merges(tokens, _merges(backend))
     elif isinstance(model, models.WordPiece):
@@ -381,7 +358,9 @@ def _rows(tokenizer: Tokenizer, vocab_size: int | None) -> tuple[list[str], list
         if token is None:
             types.append(TokenType.UNUSED)
         elif token == tokenizer.unk_token and not isinstance(tokenizer.backend.model, models.WordPiece):
-            types.append(TokenType.UNKNOWN if i in added and not _is_byte_level(tokenizer.backend) else TokenType.CONTROL)
+            types.append(
+                TokenType.UNKNOWN if i in added and not _is_byte_level(tokenizer.backend) else TokenType.CONTROL
+            )
         elif i in added:
             types.append(TokenType.CONTROL if added[i].special else TokenType.USER_DEFINED)
         else:
@@ -399,9 +378,11 @@ def _is_byte(token: str) -> bool:
 
 def _marked(tokens: Iterable[str], types: Iterable[TokenType]) -> list[str]:
     return [
-        token if kind == TokenType.CONTROL or kind == TokenType.UNUSED
-        else token[2:] if token.startswith("##") and len(token) > 2
-        else _SPACE + token
+        token
+        if kind == TokenType.CONTROL or kind == TokenType.UNUSED
+        else token[2:]
+        if token.startswith("##") and len(token) > 2
+        else SPACE + token
         for token, kind in zip(tokens, types, strict=True)
     ]
 

@@ -9,12 +9,15 @@ Source: ggml-org/llama.cpp, src/llama-vocab.cpp (names, patterns, defaults of ea
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Regex, pre_tokenizers
 
 from tsumugu.core.errors import CheckpointError, did_you_mean
+from tsumugu.text.stream import byte_alphabet
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _SHORT_FORMS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -32,9 +35,8 @@ _DEEPSEEK3 = (
 )
 _UPPER = r"(?:(?=\p{L})[^a-z])"
 _LOWER = r"(?:(?=\p{L})[^A-Z])"
-_CASED = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{{}}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{{}}"
-    .replace("{}", "@")
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{{}}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{{}}".replace(
+    "{}", "@"
 )
 _SLASHED = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -55,18 +57,40 @@ class PreTokenizer:
     ignore_merges: bool = False
     add_bos: bool = False
 
-    def build(self) -> Any:
-        """The backend's pre-tokenizer."""
-        splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in self.patterns]
-        plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([*splits, plain])
+    def build(self, vocab: Container[str]) -> Any:
+        """The backend's pre-tokenizer.
+
+        Bytes that `vocab` lacks (SmolLM2's lacks twenty) are left out, and what stands on their two sides is not merged.
+        """
+        steps = [pre_tokenizers.Split(Regex(each), "isolated") for each in self.patterns]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        missing = "".join(re.escape(each) for each in byte_alphabet().values() if each not in vocab)
+        if missing:
+            steps.append(pre_tokenizers.Split(Regex(f"[{missing}]"), "removed"))
+        return pre_tokenizers.Sequence(steps)
 
 
 PRE_TOKENIZERS = (
     PreTokenizer(
         (
-            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
-            "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "mpt", "olmo", "jais", "trillion", "exaone4",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "exaone4",
             "granite-docling",
         ),
         (_GPT2,),
@@ -77,7 +101,15 @@ PRE_TOKENIZERS = (
     ),
     PreTokenizer(
         (
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ),
         (_LLAMA3,),
         ignore_merges=True,
@@ -86,7 +118,15 @@ PRE_TOKENIZERS = (
     PreTokenizer(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), (_LLAMA3,)),
     PreTokenizer(
         (
-            "qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan", "solar-open", "grok-2",
+            "qwen2",
+            "stablelm2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ),
         (_QWEN2,),
     ),
@@ -96,9 +136,7 @@ PRE_TOKENIZERS = (
         ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"),
         (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK3),
     ),
-    PreTokenizer(
-        ("deepseek-coder",), ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")
-    ),
+    PreTokenizer(("deepseek-coder",), ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")),
     PreTokenizer(
         ("tekken",),
         (rf"{_CASED.replace('@', '')}|\p{{N}}|{_SLASHED}",),
@@ -132,9 +170,7 @@ def by_name(name: str) -> PreTokenizer:
         if name in each.names:
             return each
     known = [name for each in PRE_TOKENIZERS for name in each.names]
-    raise CheckpointError(
-        f"unknown pre-tokenizer {name!r}", where="tokenizer.ggml.pre", mend=did_you_mean(name, known)
-    )
+    raise CheckpointError(f"unknown pre-tokenizer {name!r}", where="tokenizer.ggml.pre", mend=did_you_mean(name, known))
 
 
 def name_of(pre_tokenizer: Any, *, ignore_merges: bool) -> str | None:
@@ -156,6 +192,8 @@ def name_of(pre_tokenizer: Any, *, ignore_merges: bool) -> str | None:
 def _patterns(state: dict[str, Any]) -> tuple[str, ...] | None:
     """The chain of patterns that a byte-level pre-tokenizer splits by; None if it does something else as well."""
     parts = state["pretokenizers"] if state["type"] == "Sequence" else [state]
+    if parts[-1]["type"] == "Split" and parts[-1]["behavior"] == "Removed":
+        parts = parts[:-1]
     found: list[str] = []
     for i, part in enumerate(parts):
         if part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"]:

@@ -122,7 +122,7 @@ class Archive:
         if info.compress_type == ZIP_STORED:
             whole = self.stored(name)
             return Region(self.file, whole.offset + skip, whole.length - skip, whole.seal)
-        return PackedEntry(self._zip, info, skip, info.file_size - skip)
+        return PackedEntry(self._zip, info, skip, info.file_size - skip, self.where(name))
 
     def head(self, name: str, size: int) -> bytes:
         """At most `size` bytes from the start of an entry."""

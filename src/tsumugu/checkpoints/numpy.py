@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def _entry(archive: Archive, name: str) -> TensorEntry:
             shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             shape, by_columns, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"is not a numpy array ({error})", where=where, mend=DAMAGED) from error
     form = _storage(dtype, where)
     if any(type(size) is not int or size < 0 for size in shape):

@@ -140,9 +140,9 @@ class PackedEntry:
     info: ZipInfo
     skip: int
     length: int
+    where: str
 
     def pieces(self, size: int) -> Iterator[Uint8]:
-        where = f"{self.archive.filename}: {self.info.filename}"
         try:
             with self.archive.open(self.info) as stream:
                 stream.read(self.skip)
@@ -150,13 +150,13 @@ class PackedEntry:
                 while left:
                     piece = stream.read(min(size, left))
                     if len(piece) < min(size, left):
-                        raise CheckpointError("the entry ends early", where=where, mend=DAMAGED)
+                        raise CheckpointError("the entry ends early", where=self.where, mend=DAMAGED)
                     left -= len(piece)
                     yield np.frombuffer(piece, np.uint8)
                 if stream.read(1):
-                    raise CheckpointError("the entry is longer than its array", where=where, mend=DAMAGED)
+                    raise CheckpointError("the entry is longer than its array", where=self.where, mend=DAMAGED)
         except (BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CheckpointError(f"the entry cannot be unpacked ({error})", where=where, mend=DAMAGED) from error
+            raise CheckpointError(f"the entry cannot be unpacked ({error})", where=self.where, mend=DAMAGED) from error
 
     def mapped(self) -> memoryview | None:
         return None

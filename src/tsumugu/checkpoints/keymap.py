@@ -159,12 +159,14 @@ class Report:
         unused: theirs that nothing of ours asks for.
         mismatched: ours, with the shape found and the shape wanted.
         other_heads: theirs that belong to another head of the same family; known, and no error.
+        absent: our modules that the model can do without, and that the checkpoint does not hold.
     """
 
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     other_heads: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -199,6 +201,7 @@ class KeyMap:
         renamed: pairs of a regular expression and its replacement, for older spellings; on reading only.
         ignored: regular expressions of theirs that carry no information (stored masks, tables of positions).
         other_heads: regular expressions of theirs that belong to heads this model was not built with.
+        optional: our modules that may be left out as a whole (a pooler over a trunk that was trained without).
     """
 
     rules: tuple[Rule, ...]
@@ -207,11 +210,14 @@ class KeyMap:
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     other_heads: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def to_theirs(self, tensors: Mapping[str, Tensor], *, with_prefix: bool = True) -> dict[str, Tensor]:
         """Our tensors under their names and in their layout. `with_prefix=False` as a bare trunk is saved."""
         result: dict[str, Tensor] = {}
         for rule in self.rules:
+            if self._module(rule) is not None and not any(name in tensors for name in rule.ours):
+                continue
             given = rule.operation.backward([tensors[name] for name in rule.ours])
             result.update(zip(rule.theirs, given, strict=True))
         if not with_prefix:
@@ -231,10 +237,12 @@ class KeyMap:
             wanted: the shapes the model asks for, by our names; None: whatever the checkpoint gives.
         """
         names = self._resolve(entries)
-        complete = [rule for rule in self.rules if all(name in names for name in rule.theirs)]
+        complete = {rule: None for rule in self.rules if all(name in names for name in rule.theirs)}
         missing, mismatched, fitting = [], [], []
+        given = {self._module(rule) for rule in complete}
+        absent = tuple(module for module in self.optional if module not in given)
         for rule in self.rules:
-            if rule not in complete and wanted is not None:
+            if rule not in complete and wanted is not None and self._module(rule) not in absent:
                 missing += [name for name in rule.ours if name in wanted]
         for rule in complete:
             problems = self._misfits(rule, [entries[names[name]] for name in rule.theirs], wanted)
@@ -249,6 +257,7 @@ class KeyMap:
             unused=tuple(name for name in left if name not in other),
             mismatched=tuple(mismatched),
             other_heads=other,
+            absent=absent,
         )
         return Plan(tuple(fitting), {name: entries[actual] for name, actual in names.items()}, report)
 
@@ -266,6 +275,10 @@ class KeyMap:
             if tied in names and source not in names:
                 names[source] = names[tied]
         return names
+
+    def _module(self, rule: Rule) -> str | None:
+        """The optional module that a rule fills."""
+        return next((each for each in self.optional if rule.ours[0].startswith(f"{each}.")), None)
 
     def _spelled(self, name: str) -> str:
         for pattern, replacement in self.renamed:

@@ -95,8 +95,10 @@ def _run(arguments: list[str]) -> None:
         raise UnknownNameError(f"unknown verb {verb!r}", mend=did_you_mean(verb, VERBS))
     from cyclopts import CycloptsError
 
+    from tsumugu.cli.dash import hide_dashes
+
     try:
-        build_app()(arguments or ["--help"], exit_on_error=False, print_error=False)
+        build_app()(hide_dashes(arguments) or ["--help"], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise TsumuguError(_said(error, verb)) from None
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from tsumugu.cli import cache_work as work
+from tsumugu.cli.dash import DASH
 from tsumugu.cli.cache_text import (
     age_text,
     count_text,
@@ -174,7 +175,7 @@ def _summarise(seen: Any) -> None:
 
 @app.command
 def delete(
-    ids: list[str] | None = None,
+    ids: Annotated[list[str] | None, DASH] = None,
     /,
     *,
     cache: Cache = None,
@@ -307,7 +308,7 @@ def gc(
 
 @app.command
 def verify(
-    ids: list[str] | None = None,
+    ids: Annotated[list[str] | None, DASH] = None,
     /,
     *,
     cache: Cache = None,

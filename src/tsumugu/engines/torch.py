@@ -74,6 +74,8 @@ def load_model(
     for name, tensor in plan.tensors(wide):
         if name in wanted:
             _put(model, name, tensor.to(where))
+    for module in plan.report.absent:
+        setattr(model, module, None)
     _fill(model, where, wide or torch.float32)
     model.tie()
     model.load_report = plan.report

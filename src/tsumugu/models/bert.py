@@ -229,6 +229,7 @@ def keymap(config: BertConfig, head: str) -> KeyMap:
         renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
         ignored=(r"embeddings\.position_ids$",),
         other_heads=(r"^cls\.", r"^(bert\.)?pooler\.", r"^classifier\.", r"^qa_outputs\."),
+        optional=("pooler",) if head == "base" else (),
     )
 
 

@@ -38,7 +38,10 @@ def json_objects(source: Source, stream: BinaryIO) -> Iterator[dict[str, Any]]:
         InputError: the JSON is broken (the line is named), ends too early, or holds something else than objects.
     """
     buffer = _Buffer(source, stream)
-    in_array = buffer.peek() == "["
+    mark = buffer.peek()
+    if mark == "":
+        raise InputError("there is nothing in it", where=source.name)
+    in_array = mark == "["
     if in_array:
         buffer.skip()
     number = 0
@@ -97,10 +100,11 @@ class _Buffer:
                 cut = error.pos >= len(self._text) - _MAY_GO_ON or error.msg.startswith("Unterminated string")
                 if not cut or self._ended:
                     raise self.broken(error.msg, error.pos) from error
-                if len(self._text) - self._at > LONGEST_ROW:
+                have = len(self._text) - self._at
+                if have >= LONGEST_ROW:
                     what = f"an object is longer than {LONGEST_ROW >> 20} MiB"
                     raise InputError(what, where=where, mend="split it, or use JSON Lines") from error
-                self._grow(len(self._text) - self._at)  # doubles, so that parsing again costs no more than twice
+                self._grow(min(have, LONGEST_ROW - have))  # doubles: parsing again costs no more than twice
             except (ValueError, RecursionError) as error:
                 raise _unusable(error, where) from error
             else:

@@ -63,6 +63,8 @@ def find_source(path: str | Path, wanted: str | None = None, errors: EncodingErr
         if form.rows == "parquet":
             raise InputError("Parquet cannot be read from standard input", mend="save it to a file first")
         return Source("standard input", None, form, errors)
+    if not str(path):
+        raise InputError("the name of the file is empty")
     path, name = Path(path), str(path)
     try:
         found = path.stat()

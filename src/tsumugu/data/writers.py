@@ -175,6 +175,7 @@ class _CsvEncoder(_LineEncoder):
         self._columns: list[str] | None = None
         self._text = io.StringIO(newline="")
         self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        self._quoted = csv.writer(self._text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write(self, values: Mapping[str, Any], where: str) -> None:
         header = self._columns is None
@@ -184,9 +185,9 @@ class _CsvEncoder(_LineEncoder):
                 mend = "write .jsonl to keep rows of different columns"
                 raise InputError(f"the first row has no column {name!r}", where=where, mend=mend)
         fields = [_field(values.get(name), f"{where}, column {name!r}") for name in columns]
-        if header:
-            self._csv.writerow(columns)
-        self._csv.writerow(fields)
+        for each in (columns, fields) if header else (fields,):
+            # Where the line end is \n the csv module leaves a lone \r without quotes.
+            (self._quoted if any("\r" in field for field in each) else self._csv).writerow(each)
         line = self._text.getvalue()
         self._text.seek(0)
         self._text.truncate()

@@ -1,10 +1,10 @@
 """Chat templates: Jinja programs that write a conversation as the text a model was trained on.
 
-A template comes with a checkpoint from anywhere, so it runs in a sandbox: it reaches no Python attribute, changes nothing
-it is given, and is stopped when it runs too long or writes too much.
+A template comes with a checkpoint from anywhere, so it runs in a sandbox: it reaches no Python attribute,
+changes nothing it is given, and is stopped when it runs too long or writes too much.
 
-Source: the template conventions of the Hugging Face Hub (trim_blocks, lstrip_blocks, loop controls, `tojson` without
-HTML escapes, `raise_exception`, `strftime_now`, the `generation` block).
+Source: the template conventions of the Hugging Face Hub (trim_blocks, lstrip_blocks, loop controls, `tojson`
+without HTML escapes, `raise_exception`, `strftime_now`, the `generation` block).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a tokenizer returns: ids and masks by key or by attribute, and the way from a token back to the text.
 
-Truncation and padding are done here, on encodings that belong to one call, never in the shared backend: two threads may
-use one tokenizer with different lengths at the same time.
+Truncation and padding are done here, on encodings that belong to one call, never in the shared backend: two
+threads may use one tokenizer with different lengths at the same time.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tokenizers
 
 from tsumugu.core.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from tsumugu.core.tensors import TensorFormat
 
 Side = Literal["left", "right"]
 Strategy = Literal["longest_first", "only_first", "only_second"]
@@ -22,8 +25,8 @@ Strategy = Literal["longest_first", "only_first", "only_second"]
 class Encoding(dict[str, Any]):
     """The result of a tokenizer call: a dict whose keys are attributes too (``encoding.input_ids``).
 
-    Integer keys give the backend's `tokenizers.Encoding` of one row. Rows are numbered after truncation and padding;
-    characters are numbered in the text as it was handed in.
+    Integer keys give the backend's `tokenizers.Encoding` of one row. Rows are numbered after truncation and
+    padding; characters are numbered in the text as it was handed in.
     """
 
     def __init__(self, data: dict[str, Any], rows: Sequence[tokenizers.Encoding] = ()) -> None:
@@ -111,8 +114,10 @@ class Limits:
 
 def legal_side(side: str, *, where: str) -> Side:
     """`side` if it is "left" or "right", or an InputError."""
-    if side == "left" or side == "right":
-        return side
+    sides: tuple[Side, ...] = ("left", "right")
+    for each in sides:
+        if each == side:
+            return each
     raise InputError(f"{side!r} is not a side", where=where, mend="left or right")
 
 
@@ -129,8 +134,8 @@ def plan_limits(
 ) -> Limits:
     """The usual arguments of a tokenizer call, checked.
 
-    As everywhere in the field, `max_length` alone (no padding, `truncation` left out) truncates; and ``truncation=True``
-    without `max_length` cuts at `model_max_length`, or not at all where that is unknown.
+    As everywhere in the field, `max_length` alone (no padding, `truncation` left out) truncates; and
+    ``truncation=True`` without `max_length` cuts at `model_max_length`, or not at all where that is unknown.
     """
     if max_length is not None and max_length < 0:
         raise InputError(f"{max_length} is less than 0", where="max_length")
@@ -177,8 +182,8 @@ def truncated(
     """Cut texts that were encoded without special tokens to `limits.max_length`, then add the special tokens.
 
     Raises:
-        InputError: the length leaves no room for the special tokens or for the stride, or the text that the strategy
-            names is too short to give way.
+        InputError: the length leaves no room for the special tokens or for the stride, or the text that the
+            strategy names is too short to give way.
     """
     assert limits.max_length is not None
     added = backend.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
@@ -203,8 +208,8 @@ def truncated(
 def _make_second(encoding: tokenizers.Encoding) -> None:
     """Say that all tokens are of the second text, and of no other.
 
-    `set_sequence_id` only adds: a text that was encoded alone would stay a first text too, and when the two are joined it
-    would take the number away from the real first.
+    `set_sequence_id` only adds: a text that was encoded alone would stay a first text too, and when the two are
+    joined it would take the number away from the real first.
     """
     if encoding.sequence_ids[:1] != [None]:
         state = json.loads(encoding.__getstate__())
@@ -246,3 +251,20 @@ def pad(rows: Iterable[tokenizers.Encoding], limits: Limits, *, pad_id: int, pad
         length = -(-length // limits.multiple_of) * limits.multiple_of
     for each in rows:
         each.pad(length, direction=limits.padding_side, pad_id=pad_id, pad_type_id=type_id, pad_token=pad_token)
+
+
+def as_tensor(key: str, rows: list[Any], to: str | TensorFormat) -> Any:
+    """Rows of numbers as an int64 tensor `[batch, time]`, offsets as `[batch, time, 2]`."""
+    import numpy as np
+
+    from tsumugu.core.tensors import TensorFormat, convert_tensor
+
+    to = TensorFormat.parse(to)
+    lengths = {len(each) for each in rows} if rows and isinstance(rows[0], list) else set()
+    if len(lengths) > 1:
+        raise InputError(
+            f"rows of {min(lengths)} to {max(lengths)} tokens make no tensor", where=key, mend="pass padding=True"
+        )
+    shape = (len(rows), *lengths, *((2,) if key == "offset_mapping" else ()))
+    array = np.array(rows, dtype=np.int64).reshape(shape if rows else (0, 0))
+    return convert_tensor(array, to)

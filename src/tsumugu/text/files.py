@@ -51,8 +51,9 @@ def write_text(path: Path, text: str) -> Path:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

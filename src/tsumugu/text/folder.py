@@ -1,8 +1,8 @@
 """A checkpoint folder's tokenizer files: which are read, what they say together, and how they are written back.
 
-The first of these that is there is read: tokenizer.json; a SentencePiece model; vocab.json + merges.txt; vocab.txt. What
-surrounds it (tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat templates, sentence_bert_config.json)
-is optional everywhere.
+The first of these that is there is read: tokenizer.json; a SentencePiece model; vocab.json + merges.txt;
+vocab.txt. What surrounds it (tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat templates,
+sentence_bert_config.json) is optional everywhere.
 """
 
 from __future__ import annotations
@@ -26,10 +26,28 @@ if TYPE_CHECKING:
     from tsumugu.text.tokenizer import Tokenizer
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "sentencepiece.model")
-_WITH_TYPE_IDS = (
-    "albert bert big_bird convbert deberta electra ernie fnet funnel layoutlm lxmert megatron mobilebert mpnet_old "
-    "nezha rembert roformer squeezebert tapas xlnet".split()
-)
+_WITH_TYPE_IDS = [
+    "albert",
+    "bert",
+    "big_bird",
+    "convbert",
+    "deberta",
+    "electra",
+    "ernie",
+    "fnet",
+    "funnel",
+    "layoutlm",
+    "lxmert",
+    "megatron",
+    "mobilebert",
+    "mpnet_old",
+    "nezha",
+    "rembert",
+    "roformer",
+    "squeezebert",
+    "tapas",
+    "xlnet",
+]
 _LEFT_PADDED = ("llama", "codellama", "gemma", "xlnet", "cohere")
 _CONFIG_KEYS_OF_OURS = {
     "chat_template",
@@ -194,19 +212,18 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: Mapping[str
     listed = config.get("added_tokens_decoder")
     for index, entry in listed.items() if isinstance(listed, Mapping) else ():
         if isinstance(entry, Mapping) and isinstance(entry.get("content"), str) and str(index).isdecimal():
-            flags = {
-                k: bool(entry[k]) for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in entry
-            }
+            names = ("lstrip", "rstrip", "single_word", "normalized", "special")
+            flags = {name: bool(entry[name]) for name in names if name in entry}
             wanted[int(index)] = AddedToken(entry["content"], **flags)
     known = {each.content for each in backend.get_added_tokens_decoder().values()}
-    for index, token in sorted(wanted.items()):
-        if token.content in known:
+    for number, added in sorted(wanted.items()):
+        if added.content in known:
             continue
-        backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
-        if backend.token_to_id(token.content) != index:
+        backend.add_special_tokens([added]) if added.special else backend.add_tokens([added])
+        index = backend.token_to_id(added.content)
+        if index != number:
             raise CheckpointError(
-                f"the added token {token.content!r} should have id {index}, but the next free id is "
-                f"{backend.token_to_id(token.content)}",
+                f"the added token {added.content!r} should have id {number}, but the next free id is {index}",
                 where=str(folder),
                 mend="vocabulary and tokenizer_config.json do not belong together",
             )

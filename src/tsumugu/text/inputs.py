@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,3 +108,21 @@ def _mend(value: Any) -> str | None:
     if hasattr(value, "tolist"):
         return "hand in a list of str: values.tolist()"
     return None
+
+
+def read_ids(ids: Any) -> list[int]:
+    """One row of token ids from a list, a tensor, an `Encoding` or a single id."""
+    if isinstance(ids, Mapping):
+        ids = ids["input_ids"]
+    if hasattr(ids, "tolist"):
+        ids = ids.tolist()
+    row = [ids] if isinstance(ids, int) else list(ids)
+    for i, each in enumerate(row):
+        if not isinstance(each, int):
+            if not hasattr(each, "__index__"):
+                what = f"expected a token id, found {_kind(each)}"
+                raise InputError(what, where=f"ids[{i}]", mend="decode takes one row; use batch_decode for several")
+            row[i] = each = each.__index__()
+        if not 0 <= each < 1 << 32:
+            raise InputError(f"{each} is no token id", where=f"ids[{i}]")
+    return row

@@ -1,6 +1,7 @@
-"""SentencePiece's way to write text: spaces are "▁", rare characters fall back to bytes, and a score says what to merge.
+"""SentencePiece's way to write text: spaces are "▁", rare characters fall back to bytes, scores say what to merge.
 
-Source: Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer and detokenizer".
+Source: Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer and
+detokenizer".
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def merges_of_scores(tokens: Sequence[str], scores: Sequence[float]) -> list[tup
 
 
 def scores_of_merges(tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> list[float]:
-    """Scores in the order of the merges: 0 for the first, one less for each further. Tokens no merge gives come last."""
+    """Scores in the order of the merges: 0, -1, -2… Tokens that no merge gives come last."""
     rank: dict[str, int] = {}
     for i, (left, right) in enumerate(merges):
         rank.setdefault(left + right, i)

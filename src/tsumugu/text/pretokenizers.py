@@ -1,7 +1,7 @@
 """How byte-level BPE vocabularies in GGUF files split text before merging: the names in ``tokenizer.ggml.pre``.
 
-A text is split by the first pattern, the pieces by the second, and so on; what a pattern matches and what lies between
-matches become pieces.
+A text is split by the first pattern, the pieces by the second, and so on; what a pattern matches and what lies
+between matches become pieces.
 
 Source: ggml-org/llama.cpp, src/llama-vocab.cpp (names, patterns, defaults of each name).
 """
@@ -60,9 +60,10 @@ class PreTokenizer:
     def build(self, vocab: Container[str]) -> Any:
         """The backend's pre-tokenizer.
 
-        Bytes that `vocab` lacks (SmolLM2's lacks twenty) are left out, and what stands on their two sides is not merged.
+        Bytes that `vocab` lacks (SmolLM2's lacks 21) are left out, and what stands on their two sides is not
+        merged.
         """
-        steps = [pre_tokenizers.Split(Regex(each), "isolated") for each in self.patterns]
+        steps: list[Any] = [pre_tokenizers.Split(Regex(each), "isolated") for each in self.patterns]
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         missing = "".join(re.escape(each) for each in byte_alphabet().values() if each not in vocab)
         if missing:

@@ -1,8 +1,8 @@
 """The Jinja sandbox that chat templates run in, with a budget for what they may compute.
 
-Jinja's own sandbox keeps a template away from Python's attributes and from changing its input. It does not stop a loop in
-a loop, or a text that doubles itself. Here every turn of a loop, every value that a literal, an operator, a filter or a
-call makes, and everything written is charged to the budget of the run.
+Jinja's own sandbox keeps a template away from Python's attributes and from changing its input. It does not stop
+a loop in a loop, or a text that doubles itself. Here every turn of a loop, every value that a literal, an
+operator, a filter or a call makes, and everything written is charged to the budget of the run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Budget:
 
 
 def charge(cost: int) -> None:
-    """Charge the run that is under way; outside of one (constants are folded while compiling) the cost must be small."""
+    """Charge the run that is under way. Outside of one (constants are folded while compiling) costs must be small."""
     budget = _running.get()
     if budget is not None:
         budget.charge(cost)
@@ -146,7 +146,7 @@ class _Charging(NodeTransformer):
         return _call("_literal", node, line=node.lineno) if node.ctx == "load" else node
 
 
-def _charge_for(node: nodes.Node) -> nodes.ExprStmt:
+def _charge_for(node: nodes.Node) -> nodes.Node:
     written = sum(len(each.data) for each in node.find_all(nodes.TemplateData))
     return nodes.ExprStmt(_call("_turn", nodes.Const(written), line=node.lineno)).set_lineno(node.lineno)
 
@@ -206,7 +206,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             charge(_size(sized) * times if isinstance(times, int) and times > 0 else 0)
         return _charged(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             _check_growth(__obj.__name__, owner, args)
@@ -226,8 +226,33 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
 # Filters that take a list or dict without writing it out.
 _READERS = frozenset(
-    "length count first last list sort select selectattr reject rejectattr map sum min max unique groupby batch slice "
-    "items dictsort random reverse default d attr".split()
+    [
+        "length",
+        "count",
+        "first",
+        "last",
+        "list",
+        "sort",
+        "select",
+        "selectattr",
+        "reject",
+        "rejectattr",
+        "map",
+        "sum",
+        "min",
+        "max",
+        "unique",
+        "groupby",
+        "batch",
+        "slice",
+        "items",
+        "dictsort",
+        "random",
+        "reverse",
+        "default",
+        "d",
+        "attr",
+    ]
 )
 
 

@@ -27,8 +27,8 @@ def read_sentencepiece(
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """A backend with the ids of the model's own pieces, and the special tokens that it names.
 
-    Some families number or frame the pieces in their own way; `kind` says which ("t5" ends with </s>, "llama" begins
-    with <s>, "xlmroberta" and "camembert" shift the ids…).
+    Some families number or frame the pieces in their own way; `kind` says which ("t5" ends with </s>, "llama"
+    begins with <s>, "xlmroberta" has its own first four ids).
 
     Raises:
         MissingExtraError: the `sentencepiece` package, which knows the file's form, is not installed.
@@ -98,8 +98,8 @@ def _numbered(pieces: list[Piece], named: dict[str, str], kind: str) -> tuple[li
 def _pairs(pieces: list[Piece], unknown: str, normalizer: Any) -> tokenizers.Tokenizer:
     """BPE. User-defined pieces are cut out first; a space is put before the text, but not after one of them.
 
-    Two corners differ from SentencePiece where a model has such pieces: a text that begins with one gets no space before
-    it, and the space that a text begins with serves as the one to be put there.
+    Two corners differ from SentencePiece where a model has such pieces: a text that begins with one gets no
+    space before it, and the space that a text begins with serves as the one to be put there.
     """
     defined = [piece for piece, _, kind in pieces if kind == USER_DEFINED]
     prefix = bool(normalizer.add_dummy_prefix)
@@ -137,8 +137,8 @@ def _unigram(pieces: list[Piece], unknown: int, trainer: Any, normalizer: Any) -
 def _cleaning(normalizer: Any, *, strip_start: bool = True) -> list[Any]:
     """The steps before spaces are escaped: the model's table of characters, then superfluous spaces.
 
-    The library applies the table to one grapheme at a time where SentencePiece takes the longest match; the two steps
-    around it restore what that loses (line ends of two characters, half-width kana with a sound mark).
+    The library applies the table to one grapheme at a time where SentencePiece takes the longest match; the two
+    steps around it restore what that loses (line ends of two characters, half-width kana with a sound mark).
     """
     steps: list[Any] = []
     if normalizer.precompiled_charsmap:

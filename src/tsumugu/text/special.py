@@ -80,7 +80,9 @@ class SpecialTokens:
             return
         self._add([token])
         self._roles[role] = token
-        self._role_ids[role] = self.backend.token_to_id(token)
+        index = self.backend.token_to_id(token)
+        assert index is not None
+        self._role_ids[role] = index
 
     def _add(self, tokens: Iterable[str]) -> None:
         """Make tokens special that are not yet. Words that are added tokens already keep how they match."""
@@ -102,7 +104,8 @@ class SpecialTokens:
     @property
     def all_special_ids(self) -> list[int]:
         """The ids of `all_special_tokens`."""
-        return [self.backend.token_to_id(each) for each in self.all_special_tokens]
+        found = map(self.backend.token_to_id, self.all_special_tokens)
+        return [each for each in found if each is not None]
 
     def add_tokens(self, tokens: str | Iterable[str], special_tokens: bool = False) -> int:
         """Add tokens that the vocabulary lacks; give how many were new. The model's embeddings must grow to fit."""
@@ -112,7 +115,7 @@ class SpecialTokens:
         return int(self.backend.add_tokens(tokens))
 
     def add_special_tokens(self, tokens: Mapping[str, Any]) -> int:
-        """Add tokens by role: ``{"pad_token": "[PAD]", "additional_special_tokens": ["<a>"]}``; give how many were new."""
+        """Add tokens by role: ``{"pad_token": "[PAD]", "additional_special_tokens": ["<a>"]}``; count the new ones."""
         before = len(self)
         for key, value in tokens.items():
             if key in ("additional_special_tokens", "extra_special_tokens"):
@@ -147,24 +150,14 @@ class SpecialTokens:
         """Token to id, added tokens included."""
         return dict(self.backend.get_vocab(with_added_tokens=True))
 
-    @overload
-    def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
-    @overload
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int | None]: ...
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | None | list[int | None]:
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """The ids of tokens; unknown ones get the unknown token's id, or None when there is no such token."""
         if isinstance(tokens, str):
             found: int | None = self.backend.token_to_id(tokens)
             return self.unk_token_id if found is None else found
         return [self.convert_tokens_to_ids(each) for each in tokens]
 
-    @overload
-    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str | None: ...
-    @overload
-    def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str | None]: ...
-    def convert_ids_to_tokens(
-        self, ids: int | Iterable[int], skip_special_tokens: bool = False
-    ) -> str | None | list[str | None]:
+    def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> Any:
         """The tokens of ids as the vocabulary spells them; None for an id that it does not have."""
         if isinstance(ids, int):
             token: str | None = self.backend.id_to_token(ids) if 0 <= ids < 1 << 32 else None

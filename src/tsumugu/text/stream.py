@@ -1,9 +1,9 @@
 """Decoding token by token: text is given out once it is final, and a character is never split.
 
-The backend decodes whole sequences by a chain of steps. Each step has a counterpart here that takes one token at a time
-and keeps only what later tokens may still change: the bytes of an unfinished character, a run of byte-fallback tokens, a
-space that clean-up may remove. So a token costs the same however long the text is, and all that was given out, joined, is
-what `decode` gives for all ids at once.
+The backend decodes whole sequences by a chain of steps. Each step has a counterpart here that takes one token
+at a time and keeps only what later tokens may still change: the bytes of an unfinished character, a run of
+byte-fallback tokens, a space that clean-up may remove. So a token costs the same however long the text is, and
+all that was given out, joined, is what `decode` gives for all ids at once.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def bos_eos(backend: tokenizers.Tokenizer, tokens: Mapping[str, str], used: Iter
                 pieces.insert(at, {"SpecialToken": {"id": names[role], "type_id": type_id}})
         return pieces
 
-    special = {token: {"id": token, "ids": [backend.token_to_id(token)], "tokens": [token]} for token in names.values()}
+    special = {each: {"id": each, "ids": [backend.token_to_id(each)], "tokens": [each]} for each in names.values()}
     state = {
         "type": "TemplateProcessing",
         "single": around("A", 0),

@@ -1,7 +1,7 @@
 """The tokenizer: text to token ids and back, over the `tokenizers` library.
 
-Argument names and results are the usual ones of the field. The backend is shared and never changed by a call, so one
-tokenizer may serve many threads. Neither torch nor numpy is loaded until tensors are asked for.
+Argument names and results are the usual ones of the field. The backend is shared and never changed by a call,
+so one tokenizer may serve many threads. Neither torch nor numpy is loaded until tensors are asked for.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import tokenizers
 
 from tsumugu.core.errors import InputError
 from tsumugu.text.chat import ChatTemplates
-from tsumugu.text.encoding import Encoding, Limits, legal_side, pad, plan_limits, truncated
-from tsumugu.text.inputs import Inputs, explain, read_inputs
+from tsumugu.text.encoding import Encoding, Limits, as_tensor, legal_side, pad, plan_limits, truncated
+from tsumugu.text.inputs import Inputs, explain, read_ids, read_inputs
 from tsumugu.text.special import SpecialTokens
 from tsumugu.text.stream import StreamDecoder, clean_up
 
 if TYPE_CHECKING:
     from tsumugu.core.tensors import TensorFormat
-
-_WITHOUT_TENSOR = ("overflow_to_sample_mapping",)
 
 
 class Tokenizer(SpecialTokens):
@@ -67,6 +65,8 @@ class Tokenizer(SpecialTokens):
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.config: dict[str, Any] = dict(config or {})
         self.chat_template = chat_template
+        type_id = self.config.get("pad_token_type_id", 0)
+        self._pad_type_id = type_id if isinstance(type_id, int) else 0
         self._plain: tokenizers.Tokenizer | None = None
         self._lock = threading.Lock()
 
@@ -88,7 +88,7 @@ class Tokenizer(SpecialTokens):
         Raises:
             CheckpointError: the metadata hold no tokenizer, an unknown one, or contradict themselves.
         """
-        from tsumugu.text.gguf import read_gguf
+        from tsumugu.text.gguf_read import read_gguf
 
         return cls(**read_gguf(metadata))
 
@@ -125,16 +125,16 @@ class Tokenizer(SpecialTokens):
         """Encode one text, one pair, or a batch of either.
 
         Args:
-            text: a str; a list of str; a list of (first, second) pairs; with `is_split_into_words` a list of words or a
-                list of such lists.
+            text: a str; a list of str; a list of (first, second) pairs; with `is_split_into_words` a list of words
+                or a list of such lists.
             text_pair: the second texts, in the form of `text`.
             padding: False, True or "longest", "max_length".
             truncation: False, True or "longest_first", "only_first", "only_second". Left out, texts are cut if
                 `max_length` is given without padding.
             max_length: tokens per row, special tokens included; left out, the model's.
             return_tensors: "pt", "tf", "jax", "np"; None for lists (of one text: without the batch dimension).
-            return_overflowing_tokens: what truncation cuts off becomes further rows; `overflow_to_sample_mapping` says
-                of which text.
+            return_overflowing_tokens: what truncation cuts off becomes further rows; the key
+                overflow_to_sample_mapping says of which text.
             split_special_tokens: take special tokens that stand in the text for plain text.
             stride: how many tokens an overflowing row repeats.
 
@@ -143,8 +143,8 @@ class Tokenizer(SpecialTokens):
             `[batch, time, 2]` in characters of the original text.
 
         Raises:
-            InputError: what was handed in is no text (the index is named) or is not valid Unicode (the position is), or
-                the arguments contradict each other.
+            InputError: what was handed in is no text (the index is named) or is not valid Unicode (the position is),
+                or the arguments contradict each other.
         """
         inputs = read_inputs(text, text_pair, split=is_split_into_words)
         limits = plan_limits(
@@ -165,7 +165,7 @@ class Tokenizer(SpecialTokens):
             rows = [each for row in rows for each in (row, *row.overflowing)]
         if limits.pad_to is not None:
             pad_id, pad_token = self._padding()
-            pad(rows, limits, pad_id=pad_id, pad_token=pad_token, type_id=int(self.config.get("pad_token_type_id", 0)))
+            pad(rows, limits, pad_id=pad_id, pad_token=pad_token, type_id=self._pad_type_id)
         data: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
         if self.token_type_ids if return_token_type_ids is None else return_token_type_ids:
             data["token_type_ids"] = [row.type_ids for row in rows]
@@ -180,7 +180,7 @@ class Tokenizer(SpecialTokens):
         if return_overflowing_tokens:
             data["overflow_to_sample_mapping"] = origin
         if return_tensors is not None:
-            data = {key: _as_tensor(key, value, return_tensors) for key, value in data.items()}
+            data = {key: as_tensor(key, value, return_tensors) for key, value in data.items()}
         elif not inputs.batched and not return_overflowing_tokens:
             data = {key: value[0] for key, value in data.items()}
         return Encoding(data, rows)
@@ -261,7 +261,7 @@ class Tokenizer(SpecialTokens):
 
         Ids that the vocabulary does not have are left out. Bytes that are no UTF-8 become U+FFFD.
         """
-        text: str = self.backend.decode(_id_list(ids), skip_special_tokens=skip_special_tokens)
+        text: str = self.backend.decode(read_ids(ids), skip_special_tokens=skip_special_tokens)
         clean = (
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         )
@@ -323,11 +323,11 @@ class Tokenizer(SpecialTokens):
             add_generation_prompt: end with the words that open the assistant's turn.
             tokenize: give token ids; otherwise the text.
             tools: JSON schemas of functions.
-            chat_template: the name of one of several templates, or a template; left out, the checkpoint's default.
+            chat_template: the name of one of several templates, or a template; left out, the checkpoint's own.
             continue_final_message: leave the last message open, so that the model goes on with it.
             return_dict: give an `Encoding` instead of the ids alone.
-            return_assistant_tokens_mask: with `return_dict`, add assistant_masks: 1 where a template's generation block
-                wrote the token.
+            return_assistant_tokens_mask: with `return_dict`, add assistant_masks: 1 where a generation block of the
+                template wrote the token.
             variables: further variables of the template.
 
         Raises:
@@ -360,42 +360,8 @@ class Tokenizer(SpecialTokens):
                 for each, row in zip(rendered.chats, encoded.encodings, strict=True)
             ]
             encoded["assistant_masks"] = (
-                _as_tensor("assistant_masks", masks, return_tensors)
+                as_tensor("assistant_masks", masks, return_tensors)
                 if return_tensors is not None
                 else (masks if rendered.batched else masks[0])
             )
         return encoded if return_dict else encoded["input_ids"]
-
-
-def _id_list(ids: Any) -> list[int]:
-    if hasattr(ids, "tolist"):
-        ids = ids.tolist()
-    if isinstance(ids, Mapping):
-        ids = ids["input_ids"]
-    ids = [ids] if isinstance(ids, int) else list(ids)
-    for i, each in enumerate(ids):
-        if not isinstance(each, int):
-            if hasattr(each, "__index__"):
-                ids[i] = each.__index__()
-                continue
-            what = f"expected a token id, found {type(each).__name__}"
-            raise InputError(what, where=f"ids[{i}]", mend="decode takes one row; use batch_decode for several")
-        if not 0 <= each < 1 << 32:
-            raise InputError(f"{each} is no token id", where=f"ids[{i}]")
-    return ids
-
-
-def _as_tensor(key: str, rows: list[Any], to: str | TensorFormat) -> Any:
-    import numpy as np
-
-    from tsumugu.core.tensors import TensorFormat, convert_tensor
-
-    to = TensorFormat.parse(to)
-    lengths = {len(each) for each in rows} if rows and isinstance(rows[0], list) else set()
-    if len(lengths) > 1:
-        raise InputError(
-            f"rows of {min(lengths)} to {max(lengths)} tokens make no tensor", where=key, mend="pass padding=True"
-        )
-    shape = (len(rows), *lengths, *((2,) if key == "offset_mapping" else ()))
-    array = np.array(rows, dtype=np.int64).reshape(shape if rows else (0, 0))
-    return convert_tensor(array, to)

@@ -27,7 +27,8 @@ QWEN2_TOKENS = {"eos": "<|endoftext|>", "pad": "<|endoftext|>"}
 
 # Contractions, letters with one mark before them, single digits, punctuation with line ends, white space.
 QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -119,8 +120,8 @@ def byte_pairs(
             if tokens[role] not in vocab:
                 raise CheckpointError(f"the vocabulary has no {tokens[role]!r}", where=f"{where}, {role}_token")
         backend.post_processor = processors.RobertaProcessing(
-            sep=(tokens["sep"], vocab[tokens["sep"]]),
-            cls=(tokens["cls"], vocab[tokens["cls"]]),
+            (tokens["sep"], vocab[tokens["sep"]]),
+            (tokens["cls"], vocab[tokens["cls"]]),
             trim_offsets=True,
             add_prefix_space=add_prefix_space,
         )

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 import re
 import subprocess
 import sys
@@ -129,16 +128,6 @@ def test_places_that_are_no_files(tmp_path: Path):
     assert "Not a directory" in refused(Path(__file__) / "a.txt")
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     assert "loop.txt" in refused(tmp_path / "loop.txt")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_a_file_that_may_not_be_read(tmp_path: Path):
-    path = tmp_path / "a.txt"
-    path.write_text("x\n")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("the superuser may read everything")
-    assert "permission denied" in refused(path)
 
 
 def test_the_file_is_checked_before_the_first_row_is_asked_for(tmp_path: Path):

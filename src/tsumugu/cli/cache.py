@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from tsumugu.cli import cache_work as work
-from tsumugu.cli.dash import DASH
 from tsumugu.cli.cache_text import (
     age_text,
     count_text,
@@ -25,6 +24,7 @@ from tsumugu.cli.cache_text import (
     scan_values,
     size_text,
 )
+from tsumugu.cli.dash import DASH
 
 app = App(name="cache", help="See and clean the model caches of this machine.")
 

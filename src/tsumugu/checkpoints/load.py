@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tsumugu.checkpoints.entries import Checkpoint as Checkpoint
 from tsumugu.checkpoints.gguf import read_gguf
@@ -17,8 +17,9 @@ from tsumugu.checkpoints.safetensors import parse_json, read_safetensors, read_s
 from tsumugu.checkpoints.source import SourceFile
 from tsumugu.core.errors import CheckpointError, InputError
 from tsumugu.core.tensors import TensorFormat, convert_tensor, to_numpy, to_torch
-from tsumugu.hub.resolve import resolve
-from tsumugu.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsumugu.text.tokenizer import Tokenizer
 
 Format = Literal["safetensors", "pytorch", "gguf", "npz"]
 
@@ -101,6 +102,9 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         HubError: there is no such model.
         CheckpointError: it has no tokenizer, or a broken one.
     """
+    from tsumugu.hub.resolve import resolve
+    from tsumugu.text.tokenizer import Tokenizer
+
     path = resolve(source).path
     if path.is_dir() and not any(any(path.glob(pattern)) for pattern in ("tokenizer*", "vocab*")):
         path = next(iter(sorted(path.glob("*.gguf"))), path)

@@ -134,12 +134,12 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError("has no weight_map from tensor names to files", where=str(index))
     for shard in set(listed.values()):
-        if not _inside(shard):
+        if not stays_inside(shard):
             raise CheckpointError(f"shard name {shard!r} leaves the folder", where=str(index))
     return listed
 
 
-def _inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
     """Whether an untrusted relative name stays in its folder, by POSIX and by Windows rules.
 
     Links are not followed: in the hub's cache every file is a link to a blob elsewhere.

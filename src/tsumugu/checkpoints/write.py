@@ -20,7 +20,7 @@ import torch
 from tsumugu.checkpoints.atomic import new_file, said_clearly, sync, temporary
 from tsumugu.checkpoints.entries import STORAGES
 from tsumugu.checkpoints.gguf_write import write_gguf as write_gguf
-from tsumugu.checkpoints.safetensors import shards_of
+from tsumugu.checkpoints.safetensors import shards_of, stays_inside
 from tsumugu.core.errors import CheckpointError, InputError
 
 SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -46,14 +46,15 @@ def write_safetensors_folder(
     Args:
         max_shard_bytes: weights above this are split; a single tensor may be larger.
         metadata: safetensors' own; `{"format": "pt"}` by default, which the reference library asks for.
-        extra_files: content by file name, such as tokenizer.json.
+        extra_files: content by file name, such as tokenizer.json or 1_Pooling/config.json.
 
     Raises:
-        InputError: a tensor of a type that safetensors lacks, or a file name with a folder in it.
+        InputError: a tensor of a type that safetensors lacks, or a file name that leaves the folder.
         CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
     files = _text_files(config, extra_files or {})
+    _check_types(tensors)
     shards = _shards(tensors, max_shard_bytes)
     with said_clearly(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,7 @@ def write_safetensors_folder(
                 size = sum(tensor.nbytes for tensor in tensors.values())
                 files[INDEX] = _json({"metadata": {"total_size": size}, "weight_map": listed})
             for name, content in files.items():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).write_bytes(content)
                 sync(aside / name)
             sync(aside)
@@ -91,6 +93,7 @@ def _move_in(aside: Path, folder: Path, names: list[str], files: list[str]) -> N
             (aside / name).replace(folder / name)
         for name in sorted(files, key=lambda name: (name == CONFIG, name == INDEX)):
             if name != INDEX:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).replace(folder / name)
         sync(folder)
         (aside / last).replace(folder / last)
@@ -139,7 +142,7 @@ def _shards(tensors: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
 def _text_files(config: Mapping[str, Any], extra: Mapping[str, str | bytes]) -> dict[str, bytes]:
     files = {CONFIG: _json(config)}
     for name, content in extra.items():
-        if Path(name).name != name or name in (CONFIG, SINGLE, INDEX):
+        if not stays_inside(name) or name in (CONFIG, SINGLE, INDEX):
             raise InputError(f"{name!r} cannot be the name of an extra file")
         files[name] = content.encode() if isinstance(content, str) else content
     return files
@@ -153,6 +156,7 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write one safetensors file; tensors may be views of each other and lie in memory in any order."""
+    _check_types(tensors)
     with new_file(path) as partial:
         _save(partial, tensors, dict(metadata or {"format": "pt"}))
 
@@ -167,15 +171,19 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, s
     sync(path)
 
 
-def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors row by row on the CPU, no two on the same memory, as the package asks."""
+def _check_types(tensors: Mapping[str, torch.Tensor]) -> None:
     legal = {form.torch_name for form in STORAGES.values()} - {"complex128"}
-    found: dict[str, torch.Tensor] = {}
-    taken: set[int] = set()
     for name, tensor in tensors.items():
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in legal or tensor.layout is not torch.strided:
             raise InputError(f"tensor {name!r} of type {kind} has no place in safetensors", mend="cast it first")
+
+
+def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors row by row on the CPU, no two on the same memory, as the package asks."""
+    found: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         start = plain.untyped_storage().data_ptr()
         found[name] = plain.clone() if start in taken else plain
@@ -189,8 +197,9 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     Raises:
         InputError: an array of a type that numpy itself does not have, such as bfloat16.
     """
+    legal = {form.torch_name for form in STORAGES.values()}
     for name, array in arrays.items():
-        if array.dtype.kind not in "biufc":
+        if array.dtype.kind not in "biufc" or array.dtype.name not in legal:
             raise InputError(
                 f"tensor {name!r} of type {array.dtype.name} has no place in .npz",
                 mend="cast it to float32, or write .safetensors",

@@ -57,10 +57,18 @@ def chat(
 
 
 def _ask(person: bool) -> str | None:
-    try:
-        return input("> ") if person else input()
-    except EOFError:
-        return None
+    """The next line; None at the end of the input, or after Ctrl-C twice in a row."""
+    for attempt in range(2):
+        try:
+            return input("> ") if person else input()
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            if not person:
+                raise
+            if attempt == 0:
+                stderr().print("\n[dim]Ctrl-C again ends the talk.[/dim]")
+    return None
 
 
 def _command(talk: Any, command: str, rest: str | None, system: str | None) -> str | None:

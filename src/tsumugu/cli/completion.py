@@ -8,7 +8,8 @@ from typing import Literal
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     """Print the completion script.
 
-    Put it where your shell looks, for example ``tsumugu completion bash > ~/.local/share/bash-completion/completions/tsumugu``.
+    Put it where your shell looks, for bash for example:
+    ``tsumugu completion bash > ~/.local/share/bash-completion/completions/tsumugu``.
     """
     from tsumugu.cli import build_app
 

@@ -1,6 +1,6 @@
 """The two consoles of the command line, and progress that shows itself only when a wait is worth it.
 
-Results go to standard output, everything else (progress, warnings, summaries) to standard error, so that pipes stay clean.
+Results go to standard output, everything else (progress, warnings, summaries) to standard error: pipes stay clean.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def load_model(
         CheckpointError: the files are broken or do not fit.
         ConfigError: the family, head or a value is not known.
     """
-    where = torch.device(device)
+    where = _device(device)
     checkpoint = open_checkpoint(resolve(source, progress=progress).path)
     family, config, head, keymap = _recognise(checkpoint, task)
     with torch.device("meta"):
@@ -177,6 +177,17 @@ def _end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
     if not all(isinstance(each, int) for each in given):
         raise CheckpointError("eos_token_id must be a number or a list of numbers", where=str(path))
     return tuple(given)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device called `name`, if this machine has it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"cannot compute on {str(name)!r} ({reason})", where="device", mend="use cpu") from None
+    return device
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

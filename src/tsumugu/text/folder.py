@@ -40,7 +40,6 @@ _WITH_TYPE_IDS = [
     "lxmert",
     "megatron",
     "mobilebert",
-    "mpnet_old",
     "nezha",
     "rembert",
     "roformer",

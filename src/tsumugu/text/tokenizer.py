@@ -223,7 +223,8 @@ class Tokenizer(SpecialTokens):
                 rows = backend.encode_batch(inputs.texts, inputs.split, False)
                 return [truncated(backend, row, None, limits, add_special_tokens=add_special_tokens) for row in rows]
             first = backend.encode_batch([each[0] for each in inputs.texts], inputs.split, False)
-            second = backend.encode_batch([each[1] for each in inputs.texts], inputs.split, False)
+            nothing: Any = [] if inputs.split else ""
+            second = backend.encode_batch([(nothing, each[1]) for each in inputs.texts], inputs.split, False)
         except TypeError:
             raise explain(inputs) from None
         return [

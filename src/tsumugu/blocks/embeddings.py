@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tsumugu.blocks.positions import LearnedPositions
+
+class Embedding(nn.Embedding):
+    """A table of vectors: ids `[...]` -> `[..., dim]`.
+
+    On the meta device it stays unset: torch's own initialisation there would import its compiler, which takes seconds.
+    """
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class Embeddings(nn.Module):
@@ -22,7 +31,7 @@ class Embeddings(nn.Module):
         self,
         token: nn.Embedding,
         *,
-        position: LearnedPositions | None = None,
+        position: Embedding | None = None,
         segment: nn.Embedding | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,

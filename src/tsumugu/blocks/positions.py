@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tsumugu.blocks.embeddings import Embedding
 from tsumugu.core.config import Config, limits
 
 
-class LearnedPositions(nn.Embedding):
+class LearnedPositions(Embedding):
     """One trained vector for each position. `[batch, time]` of positions -> `[batch, time, dim]`.
 
     Source: Gehring et al. 2017, Convolutional Sequence to Sequence Learning, section 3.1.
@@ -151,7 +152,7 @@ class RelativePositions(nn.Module):
     ) -> None:
         super().__init__()
         self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
-        self.embedding = nn.Embedding(buckets, num_heads)
+        self.embedding = Embedding(buckets, num_heads)
 
     def forward(self, queries: int, keys: int, *, offset: int = 0) -> Tensor:
         device = self.embedding.weight.device

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
-from tsumugu.core.config import Config
+from tsumugu.core.config import Config, type_hints
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import TensorFormat, convert_tensor, to_torch
@@ -267,9 +267,18 @@ class Family:
         return self.heads[0]
 
 
-def translate(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The values of config.json under our names; keys that are absent or null stay out."""
-    return {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
+def translate(data: Mapping[str, Any], names: Mapping[str, str], kind: type[Config]) -> dict[str, Any]:
+    """The values of config.json under the names of `kind`.
+
+    Absent keys stay out. So does null, except where `kind` knows it: a model without an end token is not one with the
+    default end token.
+    """
+    hints = type_hints(kind)
+    return {
+        ours: data[theirs]
+        for theirs, ours in names.items()
+        if theirs in data and (data[theirs] is not None or type(None) in get_args(hints[ours]))
+    }
 
 
 def label_names(data: Mapping[str, Any]) -> tuple[str, ...]:
@@ -283,7 +292,10 @@ def label_names(data: Mapping[str, Any]) -> tuple[str, ...]:
         if sorted(by_id) != list(range(len(by_id))):
             raise ConfigError("ids must run from 0 without a gap", where="config.json id2label")
         return tuple(by_id[index] for index in range(len(by_id)))
-    return tuple(f"LABEL_{index}" for index in range(int(data.get("num_labels", 2))))
+    count = data.get("num_labels", 2)
+    if not isinstance(count, int) or not 0 < count < 1 << 20:
+        raise ConfigError(f"expected a number of labels, found {count!r}", where="config.json num_labels")
+    return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def label_tables(labels: tuple[str, ...]) -> dict[str, Any]:

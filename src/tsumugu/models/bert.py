@@ -16,16 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from tsumugu.blocks.attention import Attention
-from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import FeedForward
 from tsumugu.blocks.feedforward import activation as find_activation
-from tsumugu.blocks.heads import ClassificationHead, MaskedLanguageModelHead, Pooler, SpanHead, cross_entropy
+from tsumugu.blocks.heads import (
+    IGNORE,
+    ClassificationHead,
+    MaskedLanguageModelHead,
+    Pooler,
+    SpanHead,
+    classification_loss,
+    cross_entropy,
+)
 from tsumugu.blocks.layer import Layer
 from tsumugu.blocks.mask import EVERYTHING, document_mask, padding_mask
 from tsumugu.blocks.normalization import LayerNorm
 from tsumugu.blocks.positions import LearnedPositions
 from tsumugu.blocks.stack import Stack
-from tsumugu.checkpoints.keymap import KeyMap, Rule, both, same
+from tsumugu.checkpoints.keymap import Copies, KeyMap, Rule, both, same
 from tsumugu.core.config import Config, limits
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.tensors import TensorFormat, to_torch
@@ -66,9 +74,9 @@ class Bert(Model):
         super().__init__(FAMILY, config, head_name)
         width = config.hidden_size
         self.embeddings = Embeddings(
-            nn.Embedding(config.vocab_size, width),
+            Embedding(config.vocab_size, width),
             position=LearnedPositions(config.max_positions, width),
-            segment=nn.Embedding(config.num_segments, width),
+            segment=Embedding(config.num_segments, width),
             norm=_norm(config),
             dropout=config.dropout,
         )
@@ -124,9 +132,11 @@ class Bert(Model):
             attention_mask: `[batch, time]`, non-zero where a token is real.
             token_type_ids: `[batch, time]`, which of two texts a token is from.
             position_ids: `[batch|1, time]`; counted from 0 when left out.
-            labels: for the loss; `[batch, time]` (-100 counts for nothing) or `[batch]` for a sequence classifier.
+            labels: for the loss; `[batch, time]` (-100 counts for nothing), or what `classification_loss` takes for a
+                sequence classifier.
             next_sentence_label: `[batch]`, with the pre-training head.
-            start_positions, end_positions: `[batch]`, with the question-answering head.
+            start_positions, end_positions: `[batch]`, with the question-answering head; one past the end of the text
+                (the answer was cut off) counts for nothing.
             document_ids: `[batch, time]`, when several texts are packed in a row.
             output_hidden_states: also give every layer's states.
             return_tensors: give pt, tf, jax or np; torch with its gradients when left out.
@@ -150,13 +160,13 @@ class Bert(Model):
         keep: list[Tensor] | None = [] if output_hidden_states else None
         x = self.embeddings(ids, positions=positions, segments=self._on_device(token_type_ids))
         x = self.encoder(x, mask=mask, keep=keep)
-        output = self._answer(x, self._on_device(labels))
+        output = self._answer(x, None if labels is None else to_torch(labels).to(x.device))
         if next_sentence_label is not None and output.next_sentence_logits is not None:
             extra = cross_entropy(output.next_sentence_logits, to_torch(next_sentence_label))
             output.loss = extra if output.loss is None else output.loss + extra
         if start_positions is not None and output.start_logits is not None and output.end_logits is not None:
-            start = cross_entropy(output.start_logits, to_torch(start_positions))
-            end = cross_entropy(output.end_logits, to_torch(end_positions))
+            start = cross_entropy(output.start_logits, _within(to_torch(start_positions), ids.shape[1]))
+            end = cross_entropy(output.end_logits, _within(to_torch(end_positions), ids.shape[1]))
             output.loss = (start + end) / 2
         output.hidden_states = None if keep is None else tuple(keep)
         return output.converted(return_tensors)
@@ -168,15 +178,20 @@ class Bert(Model):
         if self.head_name == "question-answering":
             start, end = self.head(x)
             return Output(start_logits=start, end_logits=end)
-        logits = self.head(pooled if self.head_name == "sequence-classification" else x)
+        of_text = self.head_name == "sequence-classification"
+        logits = self.head(pooled if of_text else x)
         return Output(
-            loss=None if labels is None else cross_entropy(logits, labels),
+            loss=None if labels is None else (classification_loss if of_text else cross_entropy)(logits, labels),
             logits=logits,
             next_sentence_logits=None if self.next_sentence is None else self.next_sentence(pooled),
         )
 
     def _on_device(self, given: Any) -> Tensor | None:
         return None if given is None else to_torch(given).to(self.device, torch.int64)
+
+
+def _within(positions: Tensor, time: int) -> Tensor:
+    return positions.masked_fill(positions >= time, IGNORE)
 
 
 WITH_POOLER = ("base", "sequence-classification", "pretraining")
@@ -210,12 +225,15 @@ def keymap(config: BertConfig, head: str) -> KeyMap:
     if head in ("masked-lm", "pretraining"):
         rules += both("cls.predictions.transform.dense", "head.dense")
         rules += both("cls.predictions.transform.LayerNorm", "head.norm")
-        rules += [same("cls.predictions.bias", "head.decoder.bias")]
-        tied["cls.predictions.decoder.bias"] = "cls.predictions.bias"
+        biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
         if config.tie_embeddings:
-            tied["cls.predictions.decoder.weight"] = "bert.embeddings.word_embeddings.weight"
+            rules += [same(biases[1], "head.decoder.bias")]
+            tied |= {biases[0]: biases[1], "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
         else:
+            # Where the weights are two, the names of the bias may be too, and the decoder's own is the one that counts.
+            rules += [Rule(biases, ("head.decoder.bias",), Copies())]
             rules += [same("cls.predictions.decoder.weight", "head.decoder.weight")]
+            tied |= {biases[0]: biases[1], biases[1]: biases[0]}
     if head == "pretraining":
         rules += both("cls.seq_relationship", "next_sentence")
     if head in ("sequence-classification", "token-classification"):
@@ -259,7 +277,9 @@ def from_hub(data: Mapping[str, Any]) -> BertConfig:
         raise ConfigError("only absolute positions are known", where="config.json position_embedding_type")
     if data.get("is_decoder"):
         raise ConfigError("BERT as a decoder is not known", where="config.json is_decoder")
-    return BertConfig.from_dict({**translate(data, NAMES), "labels": label_names(data)}, where="config.json")
+    return BertConfig.from_dict(
+        {**translate(data, NAMES, BertConfig), "labels": label_names(data)}, where="config.json"
+    )
 
 
 def to_hub(config: BertConfig, head: str) -> dict[str, Any]:

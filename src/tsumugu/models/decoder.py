@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tsumugu.blocks.embeddings import Embeddings
-from tsumugu.blocks.heads import ClassificationHead, LanguageModelHead, cross_entropy, last_real, shifted_cross_entropy
+from tsumugu.blocks.heads import (
+    ClassificationHead,
+    LanguageModelHead,
+    classification_loss,
+    cross_entropy,
+    last_real,
+    shifted_cross_entropy,
+)
 from tsumugu.blocks.kv_cache import KVCache
 from tsumugu.blocks.mask import Mask, causal_mask, document_mask, padding_mask
 from tsumugu.blocks.positions import RotaryPositions
@@ -19,7 +26,12 @@ from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output
 
-DECODER_HEADS = ("base", "causal-lm", "sequence-classification", "token-classification")
+LOSSES = {
+    "causal-lm": shifted_cross_entropy,
+    "sequence-classification": classification_loss,
+    "token-classification": cross_entropy,
+}
+"""How far each head is off from its labels."""
 
 
 class Decoder(Model):
@@ -74,8 +86,8 @@ class Decoder(Model):
             input_ids: `[batch, time]`; with a cache only the new tokens.
             attention_mask: `[batch, time]`, non-zero where a token is real; not together with a cache.
             position_ids: `[batch|1, time]`; counted from 0, or from what the cache holds, when left out.
-            labels: for the loss; `[batch, time]` as `input_ids` (shifted here; -100 counts for nothing), or `[batch]`
-                for a sequence classifier.
+            labels: for the loss; `[batch, time]` as `input_ids` (shifted here; -100 counts for nothing), or what
+                `classification_loss` takes for a sequence classifier.
             cache: keys and values of earlier tokens; the new ones are added to it.
             document_ids: `[batch, time]`, when several texts are packed in a row.
             logits_to_keep: only for the last so many positions (0: all), or for one position of each row, `[batch]`.
@@ -155,7 +167,4 @@ class Decoder(Model):
         elif logits_to_keep:
             x = x[:, -logits_to_keep:]
         logits = self.head(x)
-        loss = None
-        if labels is not None:
-            loss = (shifted_cross_entropy if self.head_name == "causal-lm" else cross_entropy)(logits, labels)
-        return Output(loss=loss, logits=logits)
+        return Output(loss=None if labels is None else LOSSES[self.head_name](logits, labels), logits=logits)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from tsumugu.blocks.attention import Attention
-from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import FeedForward
 from tsumugu.blocks.feedforward import activation as find_activation
 from tsumugu.blocks.layer import Layer
@@ -47,7 +47,7 @@ class GPT2Config(Config):
     initializer_range: float = limits(0.02, low=0.0)
     tie_embeddings: bool = True
     bos_token_id: int | None = 50256
-    eos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
     pad_token_id: int | None = None
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
 
@@ -96,7 +96,7 @@ def build(config: GPT2Config, head: str) -> Decoder:
         config,
         head,
         embeddings=Embeddings(
-            nn.Embedding(config.vocab_size, width),
+            Embedding(config.vocab_size, width),
             position=LearnedPositions(config.max_positions, width),
             dropout=config.embedding_dropout,
         ),
@@ -170,7 +170,9 @@ def from_hub(data: Mapping[str, Any]) -> GPT2Config:
     """The content of config.json -> configuration."""
     if data.get("add_cross_attention"):
         raise ConfigError("GPT-2 with cross-attention is not known", where="config.json add_cross_attention")
-    return GPT2Config.from_dict({**translate(data, NAMES), "labels": label_names(data)}, where="config.json")
+    return GPT2Config.from_dict(
+        {**translate(data, NAMES, GPT2Config), "labels": label_names(data)}, where="config.json"
+    )
 
 
 def to_hub(config: GPT2Config, head: str) -> dict[str, Any]:

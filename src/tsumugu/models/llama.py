@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tsumugu.blocks.attention import Attention
-from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import GatedFeedForward
 from tsumugu.blocks.feedforward import activation as find_activation
 from tsumugu.blocks.layer import Layer
@@ -101,7 +101,7 @@ def build(config: LlamaConfig, head: str) -> Decoder:
         FAMILY,
         config,
         head,
-        embeddings=Embeddings(nn.Embedding(config.vocab_size, width)),
+        embeddings=Embeddings(Embedding(config.vocab_size, width)),
         decoder=Stack(layers, norm=RMSNorm(width, eps=config.norm_eps)),
         rotary=RotaryPositions(config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling),
         dropout=0.1,
@@ -166,8 +166,8 @@ NAMES = {
 
 def from_hub(data: Mapping[str, Any]) -> LlamaConfig:
     """The content of config.json -> configuration; rotary settings in their older and newer spelling."""
-    rope = dict(data.get("rope_scaling") or {}) | dict(data.get("rope_parameters") or {})
-    values = translate(data, NAMES)
+    rope = {**_object(data, "rope_scaling"), **_object(data, "rope_parameters")}
+    values = translate(data, NAMES, LlamaConfig)
     values["rope_theta"] = rope.pop("rope_theta", data.get("rope_theta", 10000.0))
     values["rope_scaling"] = _scaling(rope)
     values["labels"] = label_names(data)
@@ -203,6 +203,13 @@ def to_hub(config: LlamaConfig, head: str) -> dict[str, Any]:
         "rope_scaling": rope,
         **label_tables(config.labels),
     }
+
+
+def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"expected an object, found {value!r}", where=f"config.json {key}")
+    return value
 
 
 def _scaling(rope: Mapping[str, Any]) -> LinearScaling | Llama3Scaling | None:
@@ -262,22 +269,19 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Readable]) ->
         raise CheckpointError("mixtures of experts are not known", where="llama.expert_count")
     if "token_embd.weight" not in tensors:
         raise CheckpointError("there is no tensor token_embd.weight", mend="the file is no complete llama model")
-    heads, width = value("attention.head_count"), value("embedding_length")
-    head_dim = value("attention.key_length", width // heads)
-    theta = value("rope.freq_base", 10000.0)
-    return LlamaConfig.from_dict(
+    heads = value("attention.head_count")
+    plain = LlamaConfig.from_dict(
         {
             "vocab_size": tensors["token_embd.weight"].shape[0],
-            "hidden_size": width,
+            "hidden_size": value("embedding_length"),
             "num_layers": value("block_count"),
             "num_heads": heads,
             "num_kv_heads": value("attention.head_count_kv", heads),
-            "head_dim": head_dim,
+            "head_dim": value("attention.key_length", 0),
             "intermediate_size": value("feed_forward_length"),
             "max_positions": value("context_length"),
             "norm_eps": value("attention.layer_norm_rms_epsilon"),
-            "rope_theta": theta,
-            "rope_scaling": _gguf_scaling(metadata, tensors, head_dim, theta),
+            "rope_theta": value("rope.freq_base", 10000.0),
             "attention_bias": "blk.0.attn_q.bias" in tensors,
             "feed_forward_bias": "blk.0.ffn_up.bias" in tensors,
             "tie_embeddings": "output.weight" not in tensors,
@@ -287,6 +291,7 @@ def gguf_config(metadata: Mapping[str, Any], tensors: Mapping[str, Readable]) ->
         },
         where="GGUF metadata",
     )
+    return plain.replace(rope_scaling=_gguf_scaling(metadata, tensors, plain.head_dim, plain.rope_theta))
 
 
 def _gguf_scaling(
@@ -302,7 +307,8 @@ def _gguf_scaling(
     # Llama 3.1's scaling is kept as its effect, one divisor a frequency: find the setting that has this effect.
     divisors = tensors["rope_freqs.weight"].read(torch.float32)
     scaling = Llama3Scaling(factor=float(divisors.max()))
-    if not torch.allclose(_divisors(head_dim, theta, scaling), divisors, rtol=1e-3):
+    wanted = _divisors(head_dim, theta, scaling)
+    if divisors.shape != wanted.shape or not torch.allclose(wanted, divisors, rtol=1e-3):
         raise CheckpointError("the rotary divisors are not those of Llama 3.1", where="rope_freqs.weight")
     return scaling
 

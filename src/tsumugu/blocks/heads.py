@@ -26,6 +26,20 @@ def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits[:, :-1], labels[:, 1:])
 
 
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far a text classifier is off. Logits `[batch, labels]`.
+
+    Several labels and `[batch]` of classes: cross-entropy; `[batch, labels]` of shares, each on its own: binary
+    cross-entropy; a single label is a number to predict (similarity, rating), `[batch]`: mean squared error.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    if logits.shape[-1] == 1:
+        return functional.mse_loss(wide.flatten(), labels.flatten().to(wide))
+    if labels.dim() > 1:
+        return functional.binary_cross_entropy_with_logits(wide, labels.to(wide))
+    return cross_entropy(logits, labels)
+
+
 class LanguageModelHead(nn.Linear):
     """States `[..., dim]` -> logits over the vocabulary `[..., vocab]`. Its weight may be the token embedding's own."""
 

@@ -63,6 +63,17 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """One tensor of ours that they keep under several names; the first of them is the one that counts."""
+
+    def forward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return tensors[:1]
+
+    def backward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [tensors[0], tensors[0]]
+
+
+@dataclass(frozen=True)
 class InterleavedRotary:
     """Rows of a query or key projection: rotary pairs side by side (GGUF's llama) <-> half a head apart (ours).
 
@@ -195,8 +206,8 @@ class KeyMap:
 
     Attributes:
         rules: the correspondence.
-        tied: their name of a tensor that is another one of theirs (`lm_head.weight`); not exported, and on reading used
-            only where the other is absent.
+        tied: their name of a tensor that is another one of theirs (`lm_head.weight`); exported only if a rule names it,
+            and on reading used only where the other is absent.
         prefix: what their names begin with when a head is on top (`bert.`); read with or without it.
         renamed: pairs of a regular expression and its replacement, for older spellings; on reading only.
         ignored: regular expressions of theirs that carry no information (stored masks, tables of positions).
@@ -237,13 +248,13 @@ class KeyMap:
             wanted: the shapes the model asks for, by our names; None: whatever the checkpoint gives.
         """
         names = self._resolve(entries)
-        complete = {rule: None for rule in self.rules if all(name in names for name in rule.theirs)}
-        missing, mismatched, fitting = [], [], []
+        complete = [rule for rule in self.rules if all(name in names for name in rule.theirs)]
+        mismatched, fitting = [], []
         given = {self._module(rule) for rule in complete}
         absent = tuple(module for module in self.optional if module not in given)
-        for rule in self.rules:
-            if rule not in complete and wanted is not None and self._module(rule) not in absent:
-                missing += [name for name in rule.ours if name in wanted]
+        got = {name for rule in complete for name in rule.ours}
+        optional = tuple(f"{module}." for module in absent)
+        missing = [name for name in wanted or () if name not in got and not name.startswith(optional)]
         for rule in complete:
             problems = self._misfits(rule, [entries[names[name]] for name in rule.theirs], wanted)
             mismatched += problems

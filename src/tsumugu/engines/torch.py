@@ -116,7 +116,7 @@ def save_model(
         return target
     config = model.family.to_hub(model.config, model.head_name)
     config["dtype"] = str(model.dtype).removeprefix("torch.")
-    extra = {} if model.head_name != "causal-lm" else {"generation_config.json": _generation_config(model.config)}
+    extra = {} if model.head_name != "causal-lm" else {"generation_config.json": _generation_config(model)}
     named = model.keymap.to_theirs(tensors, with_prefix=model.head_name != "base")
     write_safetensors_folder(target, named, config, max_shard_bytes=max_shard_bytes, extra_files=extra)
     if tokenizer is not None:
@@ -217,11 +217,12 @@ def _fill(model: Model, device: torch.device, dtype: torch.dtype) -> None:
         _put(model, name, fresh)
 
 
-def _generation_config(config: Any) -> str:
-    eos = config.eos_token_id
+def _generation_config(model: Model) -> str:
+    config = model.config
+    ends = model.end_tokens or config.eos_token_id
     values = {
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+        "eos_token_id": list(ends) if isinstance(ends, tuple) else ends,
         "pad_token_id": config.pad_token_id,
     }
     return json.dumps({key: value for key, value in values.items() if value is not None}, indent=2) + "\n"

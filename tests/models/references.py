@@ -1,0 +1,265 @@
+"""Tiny random models of the reference library: many shapes, weights with spread, nothing downloaded.
+
+A case is what config.json says; a reference is a model of it with one head, in eval mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BertConfig, GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models import bert, gpt2, llama, mistral
+
+TIME, BATCH = 11, 3
+LENGTHS = (11, 7, 4)
+PAD = 3
+
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "vocab_size": 99,
+    "max_position_embeddings": 24,
+    "pad_token_id": PAD,
+}
+GPT2 = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "vocab_size": 99,
+    "n_positions": 24,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 44,
+    "vocab_size": 99,
+    "max_position_embeddings": 24,
+    "pad_token_id": PAD,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+CASES: dict[str, PreTrainedConfig] = {
+    "bert plain": BertConfig(**BERT),
+    "bert one head": BertConfig(**BERT | {"num_attention_heads": 1}),
+    "bert a head for every two columns": BertConfig(**BERT | {"num_attention_heads": 16}),
+    "bert odd width": BertConfig(**BERT | {"hidden_size": 27, "num_attention_heads": 3}),
+    "bert narrow feed-forward": BertConfig(**BERT | {"intermediate_size": 5}),
+    "bert three layers": BertConfig(**BERT | {"num_hidden_layers": 3}),
+    "bert one layer": BertConfig(**BERT | {"num_hidden_layers": 1}),
+    "bert untied": BertConfig(**BERT | {"tie_word_embeddings": False}),
+    "bert relu": BertConfig(**BERT | {"hidden_act": "relu"}),
+    "bert gelu_new": BertConfig(**BERT | {"hidden_act": "gelu_new"}),
+    "bert silu": BertConfig(**BERT | {"hidden_act": "silu"}),
+    "bert great eps": BertConfig(**BERT | {"layer_norm_eps": 0.1}),
+    "bert one segment": BertConfig(**BERT | {"type_vocab_size": 1}),
+    "bert four segments": BertConfig(**BERT | {"type_vocab_size": 4}),
+    "bert large vocabulary": BertConfig(**BERT | {"vocab_size": 1031}),
+    "bert no pad token": BertConfig(**BERT | {"pad_token_id": None}),
+    "gpt2 plain": GPT2Config(**GPT2),
+    "gpt2 one head": GPT2Config(**GPT2 | {"n_head": 1}),
+    "gpt2 eight heads": GPT2Config(**GPT2 | {"n_head": 8}),
+    "gpt2 odd width": GPT2Config(**GPT2 | {"n_embd": 27, "n_head": 3}),
+    "gpt2 inner width": GPT2Config(**GPT2 | {"n_inner": 19}),
+    "gpt2 three layers": GPT2Config(**GPT2 | {"n_layer": 3}),
+    "gpt2 untied": GPT2Config(**GPT2 | {"tie_word_embeddings": False}),
+    "gpt2 gelu": GPT2Config(**GPT2 | {"activation_function": "gelu"}),
+    "gpt2 relu": GPT2Config(**GPT2 | {"activation_function": "relu"}),
+    "gpt2 gelu_fast": GPT2Config(**GPT2 | {"activation_function": "gelu_fast"}),
+    "gpt2 quick_gelu": GPT2Config(**GPT2 | {"activation_function": "quick_gelu"}),
+    "gpt2 relu2": GPT2Config(**GPT2 | {"activation_function": "relu2"}),
+    "gpt2 great eps": GPT2Config(**GPT2 | {"layer_norm_epsilon": 0.1}),
+    "gpt2 unscaled": GPT2Config(**GPT2 | {"scale_attn_weights": False}),
+    "gpt2 scaled by layer": GPT2Config(**GPT2 | {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3}),
+    "gpt2 large vocabulary": GPT2Config(**GPT2 | {"vocab_size": 1031}),
+    "gpt2 no special tokens": GPT2Config(**GPT2 | {"bos_token_id": None, "eos_token_id": None}),
+    "llama plain": LlamaConfig(**LLAMA),
+    "llama grouped": LlamaConfig(**LLAMA | {"num_key_value_heads": 2}),
+    "llama multi-query": LlamaConfig(**LLAMA | {"num_key_value_heads": 1}),
+    "llama one head": LlamaConfig(**LLAMA | {"num_attention_heads": 1}),
+    "llama tied": LlamaConfig(**LLAMA | {"tie_word_embeddings": True}),
+    "llama wide heads": LlamaConfig(**LLAMA | {"head_dim": 20, "num_key_value_heads": 2}),
+    "llama narrow heads": LlamaConfig(**LLAMA | {"head_dim": 2}),
+    "llama attention bias": LlamaConfig(**LLAMA | {"attention_bias": True}),
+    "llama feed-forward bias": LlamaConfig(**LLAMA | {"mlp_bias": True, "num_key_value_heads": 2}),
+    "llama gelu": LlamaConfig(**LLAMA | {"hidden_act": "gelu"}),
+    "llama great eps": LlamaConfig(**LLAMA | {"rms_norm_eps": 0.1}),
+    "llama three layers": LlamaConfig(**LLAMA | {"num_hidden_layers": 3}),
+    "llama other width": LlamaConfig(**LLAMA | {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}),
+    "llama theta": LlamaConfig(**LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "llama linear": LlamaConfig(
+        **LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
+    ),
+    "llama llama3": LlamaConfig(**LLAMA | {"rope_parameters": LLAMA3, "head_dim": 16, "num_key_value_heads": 2}),
+    "llama no special tokens": LlamaConfig(**LLAMA | {"bos_token_id": None, "eos_token_id": None}),
+    "llama several ends": LlamaConfig(**LLAMA | {"eos_token_id": [2, 5]}),
+    "mistral window": MistralConfig(**LLAMA | {"num_key_value_heads": 2, "sliding_window": 4}),
+    "mistral window of one": MistralConfig(**LLAMA | {"num_key_value_heads": 4, "sliding_window": 1}),
+    "mistral long window": MistralConfig(**LLAMA | {"num_key_value_heads": 2, "sliding_window": 4096}),
+    "mistral no window": MistralConfig(**LLAMA | {"num_key_value_heads": 2, "sliding_window": None}),
+    "mistral wide heads": MistralConfig(
+        **LLAMA | {"num_key_value_heads": 1, "head_dim": 12, "sliding_window": 3, "tie_word_embeddings": True}
+    ),
+}
+"""Every case by name; the first word is its model_type."""
+
+CLASSES: dict[str, dict[str, type[PreTrainedModel]]] = {
+    "bert": {
+        "base": bert.BertModel,
+        "masked-lm": bert.BertForMaskedLM,
+        "pretraining": bert.BertForPreTraining,
+        "sequence-classification": bert.BertForSequenceClassification,
+        "token-classification": bert.BertForTokenClassification,
+        "question-answering": bert.BertForQuestionAnswering,
+    },
+    "gpt2": {
+        "base": gpt2.GPT2Model,
+        "causal-lm": gpt2.GPT2LMHeadModel,
+        "sequence-classification": gpt2.GPT2ForSequenceClassification,
+        "token-classification": gpt2.GPT2ForTokenClassification,
+    },
+    "llama": {
+        "base": llama.LlamaModel,
+        "causal-lm": llama.LlamaForCausalLM,
+        "sequence-classification": llama.LlamaForSequenceClassification,
+        "token-classification": llama.LlamaForTokenClassification,
+    },
+    "mistral": {
+        "base": mistral.MistralModel,
+        "causal-lm": mistral.MistralForCausalLM,
+        "sequence-classification": mistral.MistralForSequenceClassification,
+        "token-classification": mistral.MistralForTokenClassification,
+    },
+}
+"""The reference library's class for each of our heads."""
+
+LABELS = ("zero", "one", "two")
+
+
+def heads(case: str) -> dict[str, type[PreTrainedModel]]:
+    return CLASSES[case.split()[0]]
+
+
+RICHEST = {"bert": "pretraining", "gpt2": "causal-lm", "llama": "causal-lm", "mistral": "causal-lm"}
+"""The head that uses every part of the trunk."""
+
+EVERY_HEAD = ("bert plain", "bert untied", "gpt2 plain", "gpt2 untied", "llama grouped", "llama tied", "mistral window")
+"""Cases that are tried with every head; the others with the richest."""
+
+
+def everything() -> list[tuple[str, str]]:
+    """All pairs of a case and a head that are tried."""
+    return [
+        (case, head) for case in CASES for head in (heads(case) if case in EVERY_HEAD else [RICHEST[case.split()[0]]])
+    ]
+
+
+def reference(case: str, head: str, *, seed: int = 0, labels: tuple[str, ...] = LABELS) -> PreTrainedModel:
+    """A model of the reference library with random weights."""
+    labels = labels[:2] if head == "question-answering" else labels
+    options = CASES[case].to_dict() | {"id2label": dict(enumerate(labels)), "attn_implementation": "sdpa"}
+    config = type(CASES[case]).from_dict(options)
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    torch.manual_seed(seed)
+    model = heads(case)[head](config)
+    spread(model, seed)
+    return model.eval()
+
+
+def spread(model: nn.Module, seed: int) -> None:
+    """Weights far from their first values, so that no part can be left out unseen: norms around 1, biases not 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            norm = each.dim() == 1 and name.endswith("weight")
+            noise = torch.randn(each.shape, generator=generator, dtype=torch.float64)
+            each.copy_(1 + 0.3 * noise if norm else 0.2 * noise)
+
+
+def inputs(config: PreTrainedConfig, *, padding: str = "none", seed: int = 0) -> dict[str, torch.Tensor]:
+    """Ids `[batch, time]` without the pad token, and with `padding` left or right their mask."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(PAD + 1, config.vocab_size, (BATCH, TIME), generator=generator)
+    if padding == "none":
+        return {"input_ids": ids}
+    where = torch.arange(TIME)[None]
+    lengths = torch.tensor(LENGTHS)[:, None]
+    real = where < lengths if padding == "right" else where >= TIME - lengths
+    return {"input_ids": ids.masked_fill(~real, PAD), "attention_mask": real.long()}
+
+
+def answers(config: PreTrainedConfig, head: str, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Labels for the loss of `head`; -100 on padding and here and there."""
+    generator = torch.Generator().manual_seed(9)
+
+    def random(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, shape, generator=generator)
+
+    skip = torch.rand(BATCH, TIME, generator=generator) < 0.2
+    if "attention_mask" in given:
+        skip |= given["attention_mask"] == 0
+    match head:
+        case "base":
+            return {}
+        case "causal-lm":
+            return {"labels": given["input_ids"].masked_fill(skip, -100)}
+        case "masked-lm":
+            return {"labels": random(config.vocab_size, BATCH, TIME).masked_fill(skip, -100)}
+        case "pretraining":
+            labels = random(config.vocab_size, BATCH, TIME).masked_fill(skip, -100)
+            return {"labels": labels, "next_sentence_label": random(2, BATCH)}
+        case "sequence-classification":
+            return {"labels": random(config.num_labels, BATCH)}
+        case "token-classification":
+            return {"labels": random(config.num_labels, BATCH, TIME).masked_fill(skip, -100)}
+        case _:
+            # The last answer lies outside the text, as after truncation: it must not count.
+            return {"start_positions": torch.tensor([1, 3, 99]), "end_positions": torch.tensor([2, 99, 4])}
+
+
+NAMES = {
+    "logits": "logits",
+    "prediction_logits": "logits",
+    "seq_relationship_logits": "next_sentence_logits",
+    "start_logits": "start_logits",
+    "end_logits": "end_logits",
+    "last_hidden_state": "last_hidden_state",
+    "pooler_output": "pooler_output",
+    "loss": "loss",
+}
+"""The reference library's names of outputs, and ours."""
+
+
+def compare(ours: Any, theirs: Any, real: torch.Tensor | None = None) -> float:
+    """The greatest difference of all outputs and hidden states, at real positions `[batch, time]`.
+
+    Both must give the same outputs.
+    """
+    named = {NAMES[key]: value for key, value in theirs.items() if key in NAMES}
+    expected = {*named, *(["hidden_states"] if theirs.get("hidden_states") is not None else [])}
+    assert set(ours.keys()) == expected, f"{set(ours.keys())} are not {expected}"
+    pairs = [(ours[key], value) for key, value in named.items()]
+    if "hidden_states" in expected:
+        pairs += list(zip(ours.hidden_states, theirs.hidden_states, strict=True))
+    worst = 0.0
+    for mine, other in pairs:
+        assert mine.shape == other.shape, f"{mine.shape} is not {other.shape}"
+        if real is not None and mine.shape[:2] == real.shape:
+            mine, other = mine[real.bool()], other[real.bool()]
+        assert mine.isfinite().all()
+        worst = max(worst, float((mine.double() - other.double()).abs().max()))
+    return worst

@@ -39,7 +39,7 @@ def write_gguf(
 
     Tensors of one dimension stay float32, as llama.cpp expects of norms and biases. With Q8_0, rows that do not fill
     blocks of 32 are stored as F16. Whole numbers in the metadata become uint32 and real ones float32 where they fit,
-    the types that llama.cpp asks for; arrays of whole numbers int32.
+    the types that llama.cpp asks for; arrays of whole numbers int32. Empty arrays are left out.
 
     Args:
         metadata: GGUF key-values; `general.architecture` must be among them.
@@ -127,6 +127,6 @@ def _type(key: str, values: list[Any] | tuple[Any, ...], *, in_array: bool = Fal
         for kind in [GGUFValueType.INT32, *order] if in_array else order:
             if ranges[kind][0] <= low and high < ranges[kind][1]:
                 return kind
-    if all(type(value) in (int, float) for value in values):
+    elif all(type(value) in (int, float) for value in values):
         return GGUFValueType.FLOAT32
     raise InputError(f"GGUF metadata cannot hold {type(values[0]).__name__} here", where=key)

@@ -40,12 +40,14 @@ def to_gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dic
         pre = pretokenizers.name_of(backend.pre_tokenizer, ignore_merges=model.ignore_merges)
         if pre is None:
             raise CheckpointError("llama.cpp splits text in no such way", where="pre_tokenizer")
+        for step in _parts(backend.normalizer, "normalizers"):
+            if step["type"] != "NFC":  # Qwen's; its own GGUF files do without
+                raise CheckpointError(f"llama.cpp knows no {step['type']} normaliser here", where="normalizer")
         found = {"model": "gpt2", "pre": pre, "tokens": tokens}
         found["merges"] = [f"{left} {right}" for left, right in _merges(backend)]
     elif isinstance(model, models.BPE):
         types = [TokenType.BYTE if _is_byte(token) else kind for token, kind in zip(tokens, types, strict=True)]
-        prefix = bool(backend.encode("x", add_special_tokens=False).tokens[0].startswith(SPACE))
-        found = {"model": "llama", "pre": "default", "tokens": tokens, "add_space_prefix": prefix}
+        found = {"model": "llama", "pre": "default", "tokens": tokens, "add_space_prefix": _puts_space(backend)}
         found["scores"] = scores_of_merges(tokens, _merges(backend))
     elif isinstance(model, models.WordPiece):
         found = {"model": "bert", "pre": "default", "tokens": _marked(tokens, types), "token_type_count": 2}
@@ -69,6 +71,33 @@ def to_gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dic
         if text is not None:
             metadata["tokenizer.chat_template" + ("" if name == "default" else f".{name}")] = text
     return metadata
+
+
+def _parts(component: Any, key: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser ("normalizers") or pre-tokenizer ("pretokenizers"), one after the other."""
+    if component is None:
+        return []
+
+    def flat(state: dict[str, Any]) -> list[dict[str, Any]]:
+        return [each for part in state[key] for each in flat(part)] if state["type"] == "Sequence" else [state]
+
+    return flat(json.loads(component.__getstate__()))
+
+
+def _puts_space(backend: tokenizers.Tokenizer) -> bool:
+    """Whether a space is put before a text; refuses whatever else is done to the text, as llama.cpp cannot do it."""
+    prefix = False
+    for step in _parts(backend.normalizer, "normalizers"):
+        if step["type"] == "Prepend" and step["prepend"] == SPACE:
+            prefix = True
+        elif step["type"] != "Replace" or step["pattern"] != {"String": " "} or step["content"] != SPACE:
+            raise CheckpointError(f"llama.cpp knows no {step['type']} normaliser here", where="normalizer")
+    for step in _parts(backend.pre_tokenizer, "pretokenizers"):
+        if step["type"] == "Metaspace":
+            prefix = prefix or step["prepend_scheme"] != "never"
+        elif step["type"] != "Split":
+            raise CheckpointError(f"llama.cpp knows no {step['type']} pre-tokenizer here", where="pre_tokenizer")
+    return prefix
 
 
 def _rows(tokenizer: Tokenizer, vocab_size: int | None) -> tuple[list[str], list[TokenType]]:

@@ -13,7 +13,7 @@ Where llama.cpp and the model's original tokenizer part ways, llama.cpp is follo
 Known differences that remain: of special tokens that overlap in a text llama.cpp takes the longest, we the
 leftmost; where two merges of a "llama" vocabulary have one score, llama.cpp takes the leftmost, we the one of
 the smaller id; a WordPiece word of more than 100 characters is unknown here, as in BERT itself; and WordPiece
-accents and case follow BERT's own tables, which differ from llama.cpp's for a few scripts.
+accents and case follow BERT's own tables, while llama.cpp drops vowels of Korean syllables and splits at U+0085.
 
 Source: GGUF specification, ggml-org/ggml docs/gguf.md; ggml-org/llama.cpp, src/llama-vocab.cpp.
 """
@@ -87,6 +87,7 @@ def read_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
         backend, defaults = _scored_pieces(metadata, tokens, roles)
     else:
         backend, defaults = _word_pieces(metadata, tokens, types, roles), {}
+        roles = {role: index for role, index in roles.items() if role not in ("bos", "eos")}
         tokens = [str(backend.id_to_token(i)) for i in range(len(tokens))]
     special = {role: tokens[index] for role, index in roles.items()}
     _add_special(backend, tokens, types, metadata)

@@ -57,6 +57,12 @@ def test_gguf_file_has_its_own_config(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "a.gguf").metadata["general.architecture"] == "llama"
 
 
+def test_a_part_of_a_split_model_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a-00001-of-00002.gguf", {"general.architecture": "llama", "split.count": 2}, ONES)
+    with pytest.raises(CheckpointError, match="one part"):
+        open_checkpoint(tmp_path)
+
+
 def test_several_candidates_are_named(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         write_gguf(tmp_path / name, {"general.architecture": "llama"}, ONES)

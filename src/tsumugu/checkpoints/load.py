@@ -55,6 +55,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     format = _format(weights)
     reader = READERS[format]
     tensors, metadata = read_sharded(weights, reader) if weights.suffix == ".json" else reader(weights)
+    if metadata.get("split.count", 1) != 1 and format == "gguf":
+        raise CheckpointError(
+            "is one part of a split model", where=str(weights), mend="merge the parts with llama-gguf-split"
+        )
     alone = path.is_file() and format == "gguf"  # its metadata is its config; a neighbour may be another model's
     config = None if alone else _read_config(weights.parent)
     return Checkpoint(path, format, tensors, config, metadata)

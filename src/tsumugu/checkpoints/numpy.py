@@ -50,7 +50,9 @@ def _entry(archive: Archive, name: str) -> TensorEntry:
     if data.length != form.nbytes(prod(shape)):
         raise CheckpointError("its size and its shape do not agree", where=where, mend=DAMAGED)
     strides = tuple(prod(shape[:axis]) for axis in range(len(shape))) if by_columns and len(shape) > 1 else None
-    return TensorEntry(name.removesuffix(".npy"), shape, form, data, strides if data.length else None, where)
+    return TensorEntry(
+        name.removesuffix(".npy"), shape, form, data, strides if data.length else None, str(archive.file.path)
+    )
 
 
 def _storage(dtype: np.dtype[Any], where: str) -> Storage:

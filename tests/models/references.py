@@ -168,11 +168,15 @@ def everything() -> list[tuple[str, str]]:
     ]
 
 
-def reference(case: str, head: str, *, seed: int = 0, labels: tuple[str, ...] = LABELS) -> PreTrainedModel:
-    """A model of the reference library with random weights."""
+def reference(
+    case: str, head: str, *, seed: int = 0, labels: tuple[str, ...] = LABELS, positions: int | None = None
+) -> PreTrainedModel:
+    """A model of the reference library with random weights, and a context of `positions` if given."""
     labels = labels[:2] if head == "question-answering" else labels
     options = CASES[case].to_dict() | {"id2label": dict(enumerate(labels)), "attn_implementation": "sdpa"}
     config = type(CASES[case]).from_dict(options)
+    if positions is not None:
+        config.max_position_embeddings = positions
     config.label2id = {label: index for index, label in enumerate(labels)}
     torch.manual_seed(seed)
     model = heads(case)[head](config)

@@ -34,13 +34,13 @@ class Finished:
 
 @dataclass
 class Prompt:
-    """The beams of one prompt, the best first."""
+    """The beams of one prompt, the best first, and how many tokens it may get."""
 
+    limit: int
     running: list[tuple[int, ...]]
     scores: NDArray[np.float64]
     finished: list[Finished] = field(default_factory=list)
     open: bool = True
-    ended: bool = False
 
     def worst(self, beams: int) -> float:
         """What a new text must beat."""
@@ -53,15 +53,23 @@ class Prompt:
 
 
 def beam_search(
-    session: Session, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, vocab: int
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    *,
+    vocab: int,
+    limits: Sequence[int],
 ) -> list[list[Finished]]:
     """The best `num_return_sequences` texts of each prompt, best first; tokens include the one that ended them.
+
+    A prompt whose search is over leaves the batch and costs nothing more.
 
     Args:
         session: not started, with room for `len(prompts) * num_beams` rows.
         prompts: token ids.
         options: what was asked.
         vocab: size of the vocabulary.
+        limits: how many tokens each prompt may get.
     """
     beams = options.num_beams
     width = min(max(2, 1 + len(options.ends)) * beams, beams * vocab)
@@ -70,29 +78,28 @@ def beam_search(
     session.select(rows)
     sampler = Sampler(options, [prompt for prompt in prompts for _ in range(beams)], [0] * len(rows), vocab)
     start = np.array([0.0] + [NEVER] * (beams - 1))
-    states = [Prompt([()] * beams, start.copy()) for _ in prompts]
-    for step in range(options.max_new_tokens):
-        scores = sampler.adjusted(_log_softmax(logits), step).reshape(len(prompts), -1)
-        totals = scores + np.repeat([state.scores for state in states], vocab, axis=-1)
+    states = [Prompt(limit, [()] * beams, start.copy()) for limit in limits]
+    searching = states
+    for step in range(max(limits)):
+        scores = sampler.adjusted(_log_softmax(logits), step).reshape(len(searching), -1)
+        totals = scores + np.repeat([state.scores for state in searching], vocab, axis=-1)
         best = np.argpartition(-totals, width - 1, axis=-1)[:, :width]
         order = np.argsort(-np.take_along_axis(totals, best, axis=-1), axis=-1, kind="stable")
         best = np.take_along_axis(best, order, axis=-1)
-        origins = np.empty(len(rows), dtype=np.int64)
-        tokens = np.empty(len(rows), dtype=np.int64)
-        for number, state in enumerate(states):
+        origins, tokens = [], []
+        for number, state in enumerate(searching):
             chosen = _advance(state, best[number], totals[number], step, vocab, options)
-            where = slice(number * beams, (number + 1) * beams)
-            origins[where] = number * beams + chosen // vocab
-            tokens[where] = chosen % vocab
-        if _done(states, options) or step + 1 == options.max_new_tokens:
+            if state.open:
+                origins.append(number * beams + chosen // vocab)
+                tokens.append(chosen % vocab)
+        searching = [state for state in searching if state.open]
+        if not searching:
             break
-        session.select(origins)
-        if sampler.seen is not None:
-            sampler.select(origins)
-            sampler.seen[np.arange(len(rows)), tokens] = True
-            assert sampler.counts is not None
-            sampler.counts[np.arange(len(rows)), tokens] += 1
-        logits = session.step(tokens)
+        rows = np.concatenate(origins)
+        session.select(rows)
+        sampler.select(rows)
+        sampler.wrote(np.concatenate(tokens))
+        logits = session.step(np.concatenate(tokens))
     return [_best(state, options) for state in states]
 
 
@@ -106,29 +113,21 @@ def _advance(
 ) -> NDArray[np.int64]:
     """Let the best continuations end or run on; those that run on, `[num_beams]`, as beam * vocab + token."""
     beams, length = options.num_beams, step + 1
-    last = length == options.max_new_tokens
-    ends = np.isin(best % vocab, options.ends) | last
-    full = options.early_stopping is True and len(state.finished) == beams
+    ends = np.isin(best % vocab, options.ends) | (length == state.limit)
     for rank in np.flatnonzero(ends[:beams]):
         score = totals[best[rank]]
-        if state.open and not full and score > NEVER / 2:
+        if score > NEVER / 2:
             tokens = (*state.running[best[rank] // vocab], int(best[rank] % vocab))
             state.finish(float(score / length**options.length_penalty), tokens, beams)
     # Texts that end come last, should there be too few that run on.
     chosen = best[np.argsort(ends, kind="stable")][:beams]
     state.running = [(*state.running[each // vocab], int(each % vocab)) for each in chosen]
     state.scores = np.where(np.isin(chosen % vocab, options.ends), NEVER, 0.0) + totals[chosen]
-    state.ended = bool(ends.all())
-    horizon = options.max_new_tokens if options.early_stopping == "never" and options.length_penalty > 0 else length
+    horizon = state.limit if options.early_stopping == "never" and options.length_penalty > 0 else length
     attainable = state.scores[0] / horizon**options.length_penalty
-    state.open = state.open and bool(attainable > state.worst(beams))
+    full = options.early_stopping is True and len(state.finished) == beams
+    state.open = bool(attainable > state.worst(beams)) and not ends.all() and not full
     return chosen
-
-
-def _done(states: list[Prompt], options: GenerationOptions) -> bool:
-    if not any(state.open for state in states) or all(state.ended for state in states):
-        return True
-    return options.early_stopping is True and all(len(state.finished) == options.num_beams for state in states)
 
 
 def _best(state: Prompt, options: GenerationOptions) -> list[Finished]:

@@ -84,7 +84,7 @@ def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[
             raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
         options.setdefault("max_new_tokens", max_length - longest)
     if options.get("eos_token_id") is None:
-        options["eos_token_id"] = getattr(model, "end_tokens", None) or model.config.eos_token_id
+        options["eos_token_id"] = getattr(model, "end_tokens", None) or getattr(model.config, "eos_token_id", None)
     return GenerationOptions.from_dict(options, where="generation")
 
 
@@ -95,8 +95,8 @@ def complete(
     if options.num_beams > 1:
         room = _room(model, prompts, options)
         session = open_session(model, batch=len(prompts) * options.num_beams, capacity=room)
-        limited = options.replace(max_new_tokens=min(options.max_new_tokens, room - max(map(len, prompts))))
-        found = beam_search(session, prompts, limited, vocab=model.config.vocab_size)
+        limits = [_limit(model, prompt, options) for prompt in prompts]
+        found = beam_search(session, prompts, options, vocab=model.config.vocab_size, limits=limits)
         return [list(text.tokens) for texts in found for text in texts]
     texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_return_sequences)]
     for step in steps(model, prompts, options, tokenizer):
@@ -130,6 +130,12 @@ def steps(
     """
     if options.stops and tokenizer is None:
         raise InputError("stop strings need a tokenizer", where="stop_strings", mend="pass tokenizer=")
+    return _steps(model, prompts, options, tokenizer)
+
+
+def _steps(
+    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None
+) -> Iterator[Step]:
     samples = options.num_return_sequences
     repeated = [prompt for prompt in prompts for _ in range(samples)]
     rows = np.repeat(np.arange(len(prompts)), samples)
@@ -179,8 +185,11 @@ def _streamed(
 ) -> Iterator[int | list[int | None]]:
     if options.num_beams > 1:
         raise InputError("beams are known only at the end", where="stream", mend="choose num_beams=1")
-    rows = len(prompts) * options.num_return_sequences
-    for step in steps(model, prompts, options, tokenizer):
+    return _tokens(steps(model, prompts, options, tokenizer), len(prompts) * options.num_return_sequences)
+
+
+def _tokens(steps: Iterator[Step], rows: int) -> Iterator[int | list[int | None]]:
+    for step in steps:
         if rows == 1:
             yield int(step.tokens[0])
             continue

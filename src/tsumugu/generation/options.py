@@ -68,6 +68,8 @@ class GenerationOptions(Config):
             self.refuse("min_new_tokens", f"more than max_new_tokens ({self.max_new_tokens})")
         if "" in self.stops:
             self.refuse("stop_strings", "an empty text would stop everything")
+        if self.num_beams > 1 and self.stops:
+            self.refuse("stop_strings", "beams end at end tokens only", mend="choose num_beams=1 or eos_token_id")
 
     @property
     def samples(self) -> bool:

@@ -51,16 +51,21 @@ class Sampler:
             tokens: Rows = logits.argmax(-1)
         else:
             tokens = draw(logits, self.options, self.draws[:, step])
+        self.wrote(tokens)
+        return tokens
+
+    def wrote(self, tokens: Rows) -> None:
+        """Remember the token that each row went on with, `[rows]`."""
         if self.seen is not None and self.counts is not None:
             rows = np.arange(len(tokens))
             self.seen[rows, tokens] = True
             self.counts[rows, tokens] += 1
-        return tokens
 
     def adjusted(self, logits: Floats, step: int) -> Floats:
         """Logits after penalties; the array itself when there is nothing to change."""
         options = self.options
-        too_early = step < options.min_new_tokens and options.ends
+        ends = [each for each in options.ends if each < logits.shape[-1]]
+        too_early = step < options.min_new_tokens and ends
         if self.seen is None and not too_early:
             return logits
         logits = logits.copy()
@@ -71,7 +76,7 @@ class Sampler:
                 logits = np.where(self.seen, punished, logits).astype(np.float32, copy=False)
             logits -= options.frequency_penalty * self.counts + options.presence_penalty * (self.counts > 0)
         if too_early:
-            logits[:, list(options.ends)] = -np.inf
+            logits[:, ends] = -np.inf
         return logits
 
     def select(self, rows: Rows) -> None:
@@ -133,8 +138,9 @@ def _draws(options: GenerationOptions, numbers: Sequence[int]) -> NDArray[np.flo
 
 
 def _softmax(logits: Floats, temperature: float) -> NDArray[np.float64]:
-    shifted = (logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature
-    weights = np.exp(shifted)
+    shifted = (logits - logits.max(-1, keepdims=True)).astype(np.float64)
+    with np.errstate(over="ignore"):  # by a temperature near 0: to -inf, which is meant
+        weights = np.exp(shifted / temperature)
     result: NDArray[np.float64] = weights / weights.sum(-1, keepdims=True)
     return result
 

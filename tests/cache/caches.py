@@ -16,6 +16,7 @@ from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store, tr
 MODEL, TAGGED, SHARED, SECOND = "org/alpha", "org/tagged", "org/shared-one", "org/shared-two"
 DATASET, SPACE = "kenkyu/corpus-ja", "org/space"
 OLD, NEW = commit_of("model", MODEL, 0), commit_of("model", MODEL, 1)
+V1, PULL = commit_of("model", TAGGED, 0), commit_of("model", TAGGED, 1)
 XET_HASH = "ab" * 32
 PAYLOAD = b"shared payload " * 1000
 
@@ -82,6 +83,7 @@ def du(path: Path) -> int:
 
 def contents(root: Path) -> dict[str, bytes]:
     """Every file that a revision offers, by path, read through its link."""
+    root = root.resolve()
     return {
         str(file.file_path.relative_to(root)): file.file_path.read_bytes()
         for repo in scan_cache_dir(root).repos

@@ -47,7 +47,7 @@ class CheckTree(Tree[Item]):
     """A tree whose lines have a check box, a name, a size and an age, in columns that fit the width."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "app.check", "Select", priority=True),
+        Binding("space", "app.check", "Select"),
         Binding("enter", "toggle_node", "Open", show=False),
         Binding("right", "open(True)", "Open", show=False),
         Binding("left", "open(False)", "Close", show=False),
@@ -123,7 +123,8 @@ class CacheBrowser(App[list[Plan]]):
     .buttons Button { margin-left: 2; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "Search", key_display="/"),
+        # At once, so that what is typed right behind it is searched for and not taken for other keys.
+        Binding("slash", "search", "Search", key_display="/", priority=True),
         Binding("a", "all", "All"),
         Binding("n", "none", "None"),
         Binding("i", "invert", "Invert"),
@@ -302,6 +303,10 @@ class CacheBrowser(App[list[Plan]]):
         self.choose_shown(None)
 
     # Search, order, looks
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A slash that is searched for is no command."""
+        return not (action == "search" and (self.query_one("#search", Input).has_focus or len(self.screen_stack) > 1))
 
     def action_search(self) -> None:
         box = self.query_one("#search", Input)

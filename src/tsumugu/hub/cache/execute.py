@@ -137,7 +137,7 @@ class _Run:
 
     def delete(self, target: Target, in_use: dict[str, int]) -> None:
         root, is_hub = self.guard.root, self.plan.cache == "hub"
-        reason = why_busy(root, target.folder) if is_hub else None
+        reason = why_busy(root, target.folder, self.plan.cache)
         if reason is not None:
             self.kept.append(Kept(target.id, reason))
             return
@@ -287,6 +287,9 @@ class _Run:
         folder, _, rest = step.path.partition("/")
         if path in in_use:
             self.kept.append(Kept(step.path, f"is in use by process {in_use[path]}"))
+            return
+        if self.plan.cache == "tsumugu" and is_held(f"{root}/locks/{path.rpartition('/')[2]}.lock"):
+            self.kept.append(Kept(step.path, "is being pulled (a lock is held)"))
             return
         if self.plan.cache != "hub" or not rest.startswith("blobs/"):
             if self.move(step) is not None:

@@ -23,20 +23,22 @@ from tsumugu.hub.cache.walk import Walk, collector_at_rest, leftover
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Where entries lie in a cache, and which folders beside them hold what."""
+    """Where entries lie in a cache, which folders beside them hold what, and what stands for a slash in a name."""
 
     type: str
     entries: str = ""
     partial: str | None = None
     locks: str | None = None
+    notes: str | None = None
     lock_files: bool = False
+    slash: str | None = None
 
 
 SHAPES = {
     "xet": Shape("xet"),
-    "datasets": Shape("prepared", lock_files=True),
+    "datasets": Shape("prepared", lock_files=True, slash="___"),
     "assets": Shape("asset"),
-    "tsumugu": Shape("pypi", entries="models/pypi", partial="partial", locks="locks"),
+    "tsumugu": Shape("pypi", entries="models/pypi", partial="partial", locks="locks", notes="terms"),
 }
 WHOLE = "all"
 """The name of the only revision of an entry that has no sub-folders."""
@@ -91,6 +93,9 @@ def _look_into(walk: Walk, shape: Shape, path: str, prefix: str, repos: list[Rep
                 inner = walk.look(each)
                 if inner is not None:
                     _loose(walk, kind, each, inner, leftovers)
+        elif is_folder and name == shape.notes:
+            walk.add(Kind.LISTING, found)
+            walk.tree(entry.path, Kind.LISTING)
         elif is_folder and not shape.entries:
             repos.append(_entry(walk, shape, entry.path, name, found))
         elif not is_folder and (name == TAG or name in IGNORED):
@@ -127,9 +132,10 @@ def _entry(walk: Walk, shape: Shape, path: str, folder: str, top: os.stat_result
         revisions.append(_as_revision(path, WHOLE, loose, disk, top))
     hard = tuple(walk.hard[hard_before:])
     blobs = {file.blob.inode: file.blob for each in revisions for file in each.files}.values()
+    name = folder.removeprefix(f"{shape.entries}/")
     return Repo(
         type=shape.type,
-        name=folder.removeprefix(f"{shape.entries}/").replace("___", "/"),
+        name=name.replace(shape.slash, "/") if shape.slash else name,
         path=path,
         folder=folder,
         revisions=tuple(revisions),

@@ -56,12 +56,15 @@ def alone(root: str, own: str) -> Iterator[None]:
         yield
 
 
-def why_busy(root: str, folder: str, now: float | None = None) -> str | None:
-    """Why a repo of a hub cache must be left alone, or None."""
+def why_busy(root: str, folder: str, cache: str = "hub") -> str | None:
+    """Why a repo, or an entry of another cache, must be left alone; or None."""
+    if cache != "hub":
+        locks = [f"{root}/locks/{folder.rpartition('/')[2]}.lock"] if cache == "tsumugu" else _files(root, (".lock",))
+        return "is being written (a lock is held)" if any(is_held(each) for each in locks) else None
     for lock in _files(f"{root}/{LOCKS}/{folder}", LOCK_SUFFIXES):
         if is_held(lock):
             return "is being downloaded (a lock is held)"
-    now = time.time() if now is None else now
+    now = time.time()
     for part in _files(f"{root}/{folder}/blobs", (INCOMPLETE_SUFFIX,)):
         try:
             age = now - os.lstat(part).st_mtime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.hub.cache.collect import last_used
@@ -37,7 +38,7 @@ def parse_size(text: str) -> int:
     if match is None or (match[3] and not match[2]):
         raise InputError("is no size", where=repr(text), mend="write 500MB, 1.5GB or 2GiB")
     unit = match[2].lower()
-    return int(float(match[1]) * (_BINARY[f"{unit}i"] if match[3] else _UNITS[unit]))
+    return int(Decimal(match[1]) * (_BINARY[f"{unit}i"] if match[3] else _UNITS[unit]))
 
 
 def parse_age(text: str) -> float:

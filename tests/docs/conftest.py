@@ -1,0 +1,53 @@
+"""A home for the examples: its cache holds the two small models, and nothing that an example does leaves it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsumugu.hub import pypi
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def home_with_models(empty_home: Path, smollm2_path: Path, minilm_path: Path) -> Path:
+    for path in (smollm2_path, minilm_path):
+        entry = pypi.read(path if path.is_dir() else path.parent)
+        assert entry is not None
+        target = empty_home / ".cache" / "tsumugu" / "models" / "pypi" / entry.dist / entry.version
+        shutil.copytree(entry.folder, target, copy_function=_link)
+    return empty_home
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """What the examples see: our program first in the path, no network, no settings of whoever runs the tests."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "TSUMUGU_", "XDG_", "PYTEST_", "HUGGINGFACE_"))
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return kept | {
+        "PATH": path,
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "TSUMUGU_OFFLINE": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUNBUFFERED": "1",
+    }

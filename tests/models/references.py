@@ -9,8 +9,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BertConfig, GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
-from transformers.models import bert, gpt2, llama, mistral
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+from transformers.models import bert, gpt2, llama, mistral, roberta, xlm_roberta
 
 TIME, BATCH = 11, 3
 LENGTHS = (11, 7, 4)
@@ -44,6 +53,7 @@ LLAMA = {
     "max_position_embeddings": 24,
     "pad_token_id": PAD,
 }
+ROBERTA = BERT | {"type_vocab_size": 1}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -114,6 +124,21 @@ CASES: dict[str, PreTrainedConfig] = {
     "mistral wide heads": MistralConfig(
         **LLAMA | {"num_key_value_heads": 1, "head_dim": 12, "sliding_window": 3, "tie_word_embeddings": True}
     ),
+    "roberta plain": RobertaConfig(**ROBERTA),
+    "roberta one head": RobertaConfig(**ROBERTA | {"num_attention_heads": 1}),
+    "roberta eight heads": RobertaConfig(**ROBERTA | {"num_attention_heads": 8}),
+    "roberta odd width": RobertaConfig(**ROBERTA | {"hidden_size": 27, "num_attention_heads": 3}),
+    "roberta narrow feed-forward": RobertaConfig(**ROBERTA | {"intermediate_size": 5}),
+    "roberta three layers": RobertaConfig(**ROBERTA | {"num_hidden_layers": 3}),
+    "roberta untied": RobertaConfig(**ROBERTA | {"tie_word_embeddings": False}),
+    "roberta relu": RobertaConfig(**ROBERTA | {"hidden_act": "relu"}),
+    "roberta gelu_new": RobertaConfig(**ROBERTA | {"hidden_act": "gelu_new"}),
+    "roberta great eps": RobertaConfig(**ROBERTA | {"layer_norm_eps": 0.1}),
+    "roberta two segments": RobertaConfig(**ROBERTA | {"type_vocab_size": 2}),
+    "roberta padded with one": RobertaConfig(**ROBERTA | {"pad_token_id": 1}),
+    "roberta large vocabulary": RobertaConfig(**ROBERTA | {"vocab_size": 1031}),
+    "xlm-roberta plain": XLMRobertaConfig(**ROBERTA),
+    "xlm-roberta two heads": XLMRobertaConfig(**ROBERTA | {"num_attention_heads": 2}),
 }
 """Every case by name; the first word is its model_type."""
 
@@ -144,6 +169,20 @@ CLASSES: dict[str, dict[str, type[PreTrainedModel]]] = {
         "sequence-classification": mistral.MistralForSequenceClassification,
         "token-classification": mistral.MistralForTokenClassification,
     },
+    "roberta": {
+        "base": roberta.RobertaModel,
+        "masked-lm": roberta.RobertaForMaskedLM,
+        "sequence-classification": roberta.RobertaForSequenceClassification,
+        "token-classification": roberta.RobertaForTokenClassification,
+        "question-answering": roberta.RobertaForQuestionAnswering,
+    },
+    "xlm-roberta": {
+        "base": xlm_roberta.XLMRobertaModel,
+        "masked-lm": xlm_roberta.XLMRobertaForMaskedLM,
+        "sequence-classification": xlm_roberta.XLMRobertaForSequenceClassification,
+        "token-classification": xlm_roberta.XLMRobertaForTokenClassification,
+        "question-answering": xlm_roberta.XLMRobertaForQuestionAnswering,
+    },
 }
 """The reference library's class for each of our heads."""
 
@@ -154,10 +193,28 @@ def heads(case: str) -> dict[str, type[PreTrainedModel]]:
     return CLASSES[case.split()[0]]
 
 
-RICHEST = {"bert": "pretraining", "gpt2": "causal-lm", "llama": "causal-lm", "mistral": "causal-lm"}
+RICHEST = {
+    "bert": "pretraining",
+    "gpt2": "causal-lm",
+    "llama": "causal-lm",
+    "mistral": "causal-lm",
+    "roberta": "masked-lm",
+    "xlm-roberta": "masked-lm",
+}
 """The head that uses every part of the trunk."""
 
-EVERY_HEAD = ("bert plain", "bert untied", "gpt2 plain", "gpt2 untied", "llama grouped", "llama tied", "mistral window")
+EVERY_HEAD = (
+    "bert plain",
+    "bert untied",
+    "gpt2 plain",
+    "gpt2 untied",
+    "llama grouped",
+    "llama tied",
+    "mistral window",
+    "roberta plain",
+    "roberta untied",
+    "xlm-roberta plain",
+)
 """Cases that are tried with every head; the others with the richest."""
 
 

@@ -53,9 +53,8 @@ def test_their_files_here_and_back(case: str, head: str, shelf: Shelf, tmp_path:
     assert ours.load_report.fits
     assert not ours.load_report.other_heads
     tg.save_model(ours, tmp_path / "copy")
-    dead = (
-        {"cls.predictions.bias"} if case == "bert untied" else set()
-    )  # never used there; a copy of the decoder's here
+    # Never used there where weights are not tied; a copy of the decoder's here.
+    dead = {"cls.predictions.bias", "lm_head.bias"} if case.endswith("untied") else set()
     copied, original = (
         {name: each for name, each in saved(where).items() if name not in dead} for where in (tmp_path / "copy", folder)
     )
@@ -93,10 +92,14 @@ def test_our_names_there_and_back(case: str, head: str) -> None:
     assert same(model.keymap.to_theirs(model.keymap.to_ours(theirs)), theirs)
     reference = references.reference(case, head)
     bare = model.keymap.to_theirs(ours, with_prefix=head != "base")
-    tied = {name for name, each in reference.state_dict().items() if name not in dict(reference.named_parameters())}
-    assert bare.keys() == reference.state_dict().keys() - tied
+    names: dict[tuple[int, torch.Size], set[str]] = {}
+    for name, each in reference.state_dict().items():
+        names.setdefault((each.data_ptr(), each.shape), set()).add(name)
+    # Of names that stand for one tensor there, one is written here.
+    assert all(len(group & bare.keys()) == 1 for group in names.values())
+    assert bare.keys() <= reference.state_dict().keys()
     assert {name: each.shape for name, each in bare.items()} == {
-        name: each.shape for name, each in reference.state_dict().items() if name not in tied
+        name: each.shape for name, each in reference.state_dict().items() if name in bare
     }
 
 

@@ -86,6 +86,25 @@ class ClassificationHead(nn.Module):
         return logits
 
 
+class FirstTokenHead(nn.Module):
+    """One score for each label from the first token, through a dense layer and tanh.
+
+    States `[batch, time, dim]` -> `[batch, labels]`.
+
+    Source: Liu et al. 2019, RoBERTa (released code).
+    """
+
+    def __init__(self, hidden_size: int, num_labels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.classifier = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.tanh(self.dense(self.dropout(x[:, 0])))
+        return self.classifier(self.dropout(first))
+
+
 class SpanHead(nn.Module):
     """Scores for being the first and the last token of an answer. States `[batch, time, dim]` -> twice `[batch, time]`.
 

@@ -7,7 +7,6 @@ built; ranges are declared with `limits` beside the field; a `check` method hold
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import types
@@ -110,10 +109,14 @@ class Config:
         return f"{type(self).__name__}.{key}"
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def type_hints(cls: type) -> dict[str, Any]:
     """The resolved annotations of a configuration class."""
-    return get_type_hints(cls)
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _relocated(error: ConfigError, cls: type[Any], place: str, separator: str) -> ConfigError:

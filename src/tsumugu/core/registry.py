@@ -79,6 +79,9 @@ FAMILY_SUMMARIES = {
     ),
     "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
     "llama": FamilySummary(("llama", "mistral"), "decoder: text generation, chat (also SmolLM2, TinyLlama, Mistral)"),
+    "roberta": FamilySummary(
+        ("roberta", "xlm-roberta"), "bidirectional encoder, trained longer: as BERT (also XLM-RoBERTa)"
+    ),
 }
 """A copy of what each family says of itself, so that listing them loads no torch; a test keeps the two equal."""
 
@@ -88,8 +91,9 @@ FAMILIES = Registry(
         "bert": "tsumugu.models.bert:FAMILY",
         "gpt2": "tsumugu.models.gpt2:FAMILY",
         "llama": "tsumugu.models.llama:FAMILY",
+        "roberta": "tsumugu.models.roberta:FAMILY",
     },
-    aliases={"gpt-2": "gpt2", "mistral": "llama", "smollm": "llama"},
+    aliases={"gpt-2": "gpt2", "mistral": "llama", "smollm": "llama", "xlm-roberta": "roberta"},
 )
 
 TASKS = Registry(

@@ -267,7 +267,7 @@ class Family:
         return self.heads[0]
 
 
-def translate(data: Mapping[str, Any], names: Mapping[str, str], kind: type[Config]) -> dict[str, Any]:
+def translate(data: Mapping[str, Any], names: Mapping[str, str], kind: type[Any]) -> dict[str, Any]:
     """The values of config.json under the names of `kind`.
 
     Absent keys stay out. So does null, except where `kind` knows it: a model without an end token is not one with the

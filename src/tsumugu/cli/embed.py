@@ -62,32 +62,31 @@ class _Sink:
     """Where vectors go: standard output, an array file, or a table."""
 
     def __init__(self, path: Path | None, input: Path | None) -> None:
+        from tsumugu.data.target import Target
         from tsumugu.data.writers import open_writer
 
-        self.path = path
         self.vectors: list[Any] = []
         array = path is not None and path.suffix == ".npy"
+        self.array = Target(path, input_path=input) if array else None
         self.writer = None if path is None or array else open_writer(path, input_path=input)
 
     def __enter__(self) -> Any:
-        if self.path is None:
-            return lambda values, vector: print(_json(values, vector), flush=True)
-        if self.writer is None:
+        if self.array is not None:
             return lambda values, vector: self.vectors.append(vector)
+        if self.writer is None:
+            return lambda values, vector: print(_json(values, vector), flush=True)
         writer = self.writer.__enter__()
         return lambda values, vector: writer.write({**values, "embedding": vector.tolist()})
 
     def __exit__(self, *error: Any) -> None:
         if self.writer is not None:
             self.writer.__exit__(*error)
-        elif self.path is not None and error[0] is None:
+        elif self.array is not None and error[0] is None:
             import numpy as np
 
-            from tsumugu.checkpoints.atomic import new_file, said_clearly
-
             stacked = np.stack(self.vectors) if self.vectors else np.empty((0, 0), np.float32)
-            with said_clearly(self.path), new_file(self.path) as fresh, fresh.open("wb") as file:
-                np.save(file, stacked, allow_pickle=False)
+            np.save(self.array.open(), stacked, allow_pickle=False)
+            self.array.finish()
 
 
 def _json(values: dict[str, Any], vector: Any) -> str:

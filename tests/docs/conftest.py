@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +38,36 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-@pytest.fixture
+Runner = Callable[[Path, list[dict[str, str]]], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def run_page(empty_home: Path, environment: dict[str, str]) -> Iterator[Runner]:
+    """Runs the examples of a page in a folder; one process with the heavy imports serves all pages."""
+    runner = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("runner.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment | {"HOME": str(empty_home)},
+    )
+    assert runner.stdin is not None
+    assert runner.stdout is not None
+    feed, answers = runner.stdin, runner.stdout
+
+    def run(folder: Path, steps: list[dict[str, str]]) -> list[dict[str, Any]]:
+        feed.write(json.dumps({"folder": str(folder), "steps": steps}) + "\n")
+        feed.flush()
+        results: list[dict[str, Any]] | None = json.loads(answers.readline())
+        assert results is not None, "the page's process died"
+        return results
+
+    yield run
+    feed.close()
+    runner.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """What the examples see: our program first in the path, no network, no settings of whoever runs the tests."""
     kept = {
@@ -48,6 +81,7 @@ def environment() -> dict[str, str]:
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "TSUMUGU_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # the models are small, and threads that wait for busy cores are slow
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
     }

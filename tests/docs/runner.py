@@ -1,8 +1,8 @@
-"""Runs the examples of one page, in order, in one folder: `runner.py`, with JSON on standard input and output.
+"""Runs the examples of pages: a page is a line of JSON on standard input, its results a line on standard output.
 
-The heavy imports happen once. This process then computes nothing: a fork of it keeps the Python examples' variables, and
-each command of ours is run in a further fork, as a process with arguments, streams and an exit code of its own. What
-needs a shell gets a real one.
+The heavy imports happen once. This process then computes nothing: each page gets a fork of it; a fork of that keeps the
+Python examples' variables, and each command of ours is run in a further fork, as a process with arguments, streams and
+an exit code of its own. What needs a shell gets a real one.
 """
 
 from __future__ import annotations
@@ -25,37 +25,61 @@ FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
-    steps: list[dict[str, Any]] = json.load(sys.stdin)
-    if any(_is_ours(step["code"]) or step["kind"] == "python" for step in steps):
-        import tsumugu.cli
-        import tsumugu.engines.torch_session
-        import tsumugu.tasks.pipeline  # noqa: F401  (imported so that the forks need not)
+    import tsumugu.cli
+    import tsumugu.engines.torch_session
+    import tsumugu.tasks.pipeline  # noqa: F401  (imported so that the forks need not)
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        mine, theirs = FORK.Pipe()
+        page = FORK.Process(target=_page, args=(job, theirs))
+        page.start()
+        theirs.close()
+        try:
+            results = mine.recv()
+        except EOFError:
+            results = None
+        page.join()
+        print(json.dumps(results), flush=True)
+
+
+def _page(job: dict[str, Any], answer: Connection) -> None:
+    """Run the examples of one page in its folder."""
+    os.chdir(job["folder"])
     mine, theirs = FORK.Pipe()
-    results = []
+    results: list[dict[str, Any]] = []
     python = None
-    for step in steps:
+    for step in job["steps"]:
+        code = step["code"]
+        words, pipe, ours = code.partition(" | ")
         if step["kind"] == "python":
             if python is None:
-                python = FORK.Process(target=_interpreter, args=(theirs,), daemon=False)
+                python = FORK.Process(target=_interpreter, args=(theirs,))
                 python.start()
-            mine.send(step["code"])
+            mine.send(code)
             results.append(mine.recv())
-        elif _is_ours(step["code"]):
-            results.append(_in_fork(step["code"]))
+        elif _is_ours(code):
+            results.append(_in_fork(code))
+        elif pipe and words.startswith(("echo ", "printf ")) and _is_ours(ours):
+            results.append(_in_fork(ours, _in_shell(words)["output"]))
         else:
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", step["code"]],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            results.append({"output": done.stdout, "code": done.returncode})
+            results.append(_in_shell(code))
     if python is not None:
         mine.send(None)
         python.join()
-    json.dump(results, sys.stdout)
+    answer.send(results)
+
+
+def _in_shell(code: str) -> dict[str, Any]:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return {"output": done.stdout, "code": done.returncode}
 
 
 def _is_ours(code: str) -> bool:
@@ -64,11 +88,15 @@ def _is_ours(code: str) -> bool:
     return bare.startswith("tsumugu ") and not re.search(r"[|<>&;$`*~#\\\n\"']", bare)
 
 
-def _in_fork(code: str) -> dict[str, Any]:
+def _in_fork(code: str, given: str = "") -> dict[str, Any]:
+    """Run one command of ours, with `given` on its standard input."""
     arguments = shlex.split(code.replace("\\\n", " "))[1:]
 
     def run() -> None:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        with tempfile.TemporaryFile() as file:
+            file.write(given.encode())
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (for the life of the fork)
         from tsumugu.cli import main as command
 
@@ -86,7 +114,7 @@ def _leaving(work: Callable[[], None]) -> None:
         work()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (shown, and judged by the test)
         traceback.print_exc()
         code = 1
     else:
@@ -104,7 +132,7 @@ def _interpreter(pipe: Connection) -> None:
             try:
                 exec(compile(code, "<example>", "exec"), space)
                 result = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001  (shown, and judged by the test)
                 traceback.print_exc()
                 result = 1
             sys.stdout.flush()

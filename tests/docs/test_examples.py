@@ -5,15 +5,12 @@ Only the English pages are run: `test_languages` holds the Japanese ones to the 
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
 from tests.docs import markdown
+from tests.docs.conftest import Runner
 
 WEIGHTS = ("smollm2", "minilm")
 
@@ -32,28 +29,17 @@ def _parameters() -> list[object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _parameters())
 def test_the_examples_of_a_page_print_what_it_shows(
-    page: Path, request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path
+    page: Path, request: pytest.FixtureRequest, run_page: Runner, empty_home: Path, tmp_path: Path
 ) -> None:
-    weights = request.node.get_closest_marker("weights") is not None
-    home = request.getfixturevalue("home_with_models" if weights else "empty_home")
+    if request.node.get_closest_marker("weights") is not None:
+        request.getfixturevalue("home_with_models")
     examples = markdown.examples(page.read_text("utf-8"))
-    steps = json.dumps([{"kind": each.kind, "code": each.code} for each in examples])
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("runner.py"))],
-        input=steps,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=environment | {"HOME": str(home)},
-        timeout=280,
-        check=True,
-    )
+    results = run_page(tmp_path, [{"kind": each.kind, "code": each.code} for each in examples])
     faults = []
-    for example, result in zip(examples, json.loads(done.stdout), strict=True):
-        printed = result["output"].replace(str(home), "~").replace(str(tmp_path) + os.sep, "")
+    for example, result in zip(examples, results, strict=True):
+        printed = result["output"].replace(str(empty_home), "~").replace(str(tmp_path) + os.sep, "")
         place = f"{markdown.name(page)}, line {example.line}:\n{example.code}"
-        refused = example.expected is not None and example.expected.splitlines()[-1:] != []
-        refused = refused and (example.expected or "").splitlines()[-1].startswith("tsumugu: ")
+        refused = (example.expected or " ").splitlines()[-1].startswith("tsumugu: ")
         if result["code"] != (2 if refused else 0):
             faults.append(f"{place}\nleft with code {result['code']}:\n{printed}")
         elif example.expected is not None and not markdown.agrees(example.expected, printed):

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.docs.markdown import ROOT
 
 CONFIGS = {"en": "mkdocs.yml", "ja": "mkdocs.ja.yml"}

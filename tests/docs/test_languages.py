@@ -9,6 +9,9 @@ import pytest
 from tests.docs import markdown
 from tests.docs.markdown import ROOT
 
+from tsumugu.cli import VERBS
+from tsumugu.core.registry import FAMILY_SUMMARIES, TASKS
+
 PAGES = [pytest.param(page, id=markdown.name(page)) for page in markdown.pages()]
 BOTH = [each for page in markdown.pages() for each in (page, markdown.twin(page))]
 EVERY = [pytest.param(page, id=markdown.name(page)) for page in [*BOTH, ROOT / "CHANGELOG.md"]]
@@ -74,3 +77,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_project_speaks_of_itself_only(page: Path) -> None:
     text = page.read_text("utf-8")
     assert not re.search(r"(?<![\w~.])/(root|home|Users|work)/", text), "no paths of one machine"
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_pages_name_what_there_is(language: str) -> None:
+    folder = ROOT / "docs" / language
+    families, tasks, commands = (
+        (folder / name).read_text("utf-8") for name in ("models.md", "tasks.md", "command-line.md")
+    )
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| ([\w, 、-]+) \| .* \|.*\|$", families, re.MULTILINE))
+    for name, summary in FAMILY_SUMMARIES.items():
+        assert name in rows, f"models.md has no row for the family {name}"
+        assert tuple(re.split(r"[,、] ?", rows[name])) == summary.model_types
+    for name in TASKS:
+        assert f"\n## {name}\n" in tasks, f"tasks.md has no section for {name}"
+    for name in VERBS:
+        assert f"| `{name}` |" in commands, f"command-line.md does not list the verb {name}"

@@ -6,9 +6,8 @@ import pydoc_data.topics
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-
 from tests.text import corpus
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Varied texts: code, emoji with joiners, Japanese, half and full width, control characters, white space, digits."""
 
+# ruff: noqa: SIM905  (words in a row are easier to read than in a column)
+
 from __future__ import annotations
 
 import random
@@ -11,8 +13,8 @@ WORDS = (
     "http://a.b/c?d=e&f=g user@example.com #tag @you C++ C#"
 ).split()
 JAPANESE = (
-    "東京都に行きました。 ｶﾀｶﾅ ひらがな カタカナ 漢字仮名交じり文 １２３４５ ＡＢＣ 「こんにちは」 … 〜 ー 々 が が ﾊﾟ ㌔ ① "
-    "今日は良い天気ですね！ 吾輩は猫である。名前はまだ無い。 𠮷野家 葛󠄀城 ヴ"
+    "東京都に行きました。 ｶﾀｶﾅ ひらがな カタカナ 漢字仮名交じり文 １２３４５ ＡＢＣ 「こんにちは」 "
+    "… 〜 ー 々 が が ﾊﾟ ㌔ ① 今日は良い天気ですね！ 吾輩は猫である。名前はまだ無い。 𠮷野家 葛󠄀城 ヴ"
 ).split()
 EMOJI = "😀 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 ❤️ 🇯🇵 🧑‍💻 ☕ ✨ 🤷‍♀️ 1️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿".split()
 CODE = [
@@ -29,7 +31,15 @@ CODE = [
     "    \t  indented",
     "import os, sys\r\n",
 ]
-SPACES = [*" \t\n\r\x0b\x0c\x85\u00a0\u1680\u2003\u2028\u202f\u3000\u200b\ufeff", "  ", "   ", "\n\n", "\r\n", " \n ", " " * 8]
+SPACES = [
+    *" \t\n\r\x0b\x0c\x85\u00a0\u1680\u2003\u2028\u202f\u3000\u200b\ufeff",
+    "  ",
+    "   ",
+    "\n\n",
+    "\r\n",
+    " \n ",
+    " " * 8,
+]
 CONTROLS = [*map(chr, range(32)), *"\x7f\x80\x9f\u200d\u200e\u202e\ufffd\ufffe\ue000\U0010ffff\u0378"]
 DIGITS = "0 12 123 1234567890 ½ ² Ⅷ ٣٤ १२ １２ 𝟘𝟙 ㊿ 一二三".split()
 MARKS = [*"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", *"—— “” ‘s ’s 'S 'll 'LL ... ?! € £ → ∑ ≠ ° § 're'd '' ' s".split(" ")]

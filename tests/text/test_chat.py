@@ -99,7 +99,7 @@ message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}{% if add_generatio
 loop.index) }} {{ '{} <{}>'.format(m.content.split()[0] | upper, m.content[:5]) }}{{ '.' * loop.index }}
 {% endfor %}{{ {'a': [1, 2, (3, 4)]} }} {{ messages | map(attribute='role') | unique | list }} {{ 7 // 2 ** 2 }}""",
 }
-SYSTEM = {"role": "system", "content": "You <answer> \"kindly\" & 短く。"}
+SYSTEM = {"role": "system", "content": 'You <answer> "kindly" & 短く。'}
 TALK = [
     {"role": "user", "content": " Hello there!  "},
     {"role": "assistant", "content": "Hi.\nWhat is it?"},
@@ -135,7 +135,11 @@ def theirs(backend: str) -> Any:
 def test_the_reference_librarys_text(name: str, system: bool, prompt: bool, ours: Tokenizer, theirs: Any) -> None:
     ours.chat_template = theirs.chat_template = TEMPLATES[name]
     messages = [SYSTEM, *TALK] if system else TALK
-    arguments: dict[str, Any] = {"add_generation_prompt": prompt, "tools": TOOLS, "documents": [{"title": "T", "text": ""}]}
+    arguments: dict[str, Any] = {
+        "add_generation_prompt": prompt,
+        "tools": TOOLS,
+        "documents": [{"title": "T", "text": ""}],
+    }
     wanted = theirs.apply_chat_template(messages, tokenize=False, **arguments)
     assert wanted.strip()
     assert ours.apply_chat_template(messages, tokenize=False, **arguments) == wanted
@@ -173,7 +177,8 @@ def test_a_message_left_open(ours: Tokenizer, theirs: Any) -> None:
 def test_what_the_assistant_says_is_masked(ours: Tokenizer, theirs: Any) -> None:
     template = (
         "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
-        "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+        "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
     )
     ours.chat_template = theirs.chat_template = template
     messages = [*TALK, {"role": "assistant", "content": "日本 🎉 <s>"}]
@@ -365,13 +370,14 @@ def test_any_template_gives_text_or_one_line(source: str) -> None:
     try:
         text = run("{% for m in messages %}" + source + "{% endfor %}")
     except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        assert isinstance(text, str)
+        text = str(error).replace("\n", "a broken line")
+    assert "a broken line" not in text
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}), min_size=1))
+@given(
+    st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}), min_size=1)
+)
 def test_any_content_is_only_content(messages: list[dict[str, str]]) -> None:
     text = run("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", messages)
     assert text == "".join(f"<{each['role']}>{each['content']}" for each in messages)

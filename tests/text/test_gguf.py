@@ -10,10 +10,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers
-
 from tests.text.corpus import varied_texts
 from tests.text.llama_cpp import Judge, differing, tiny_model
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
 from tsumugu.checkpoints.gguf import read_gguf
 from tsumugu.core.errors import CheckpointError
 from tsumugu.text.gguf import to_gguf_metadata
@@ -44,7 +44,9 @@ def test_smollm2_keeps_its_facts(smollm2_path: Path) -> None:
         "<|im_end|>",
     )
     assert tokenizer.model_max_length == 8192
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
     assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert "system" in text
 
@@ -69,10 +71,7 @@ def test_smollm2_survives_its_own_metadata_and_the_hubs_files(smollm2_path: Path
 
 @pytest.mark.parametrize(
     "pre",
-    [
-        pytest.param(each, marks=[] if each.names[0] in COMMON else [pytest.mark.slow])
-        for each in PRE_TOKENIZERS
-    ],
+    [pytest.param(each, marks=[] if each.names[0] in COMMON else [pytest.mark.slow]) for each in PRE_TOKENIZERS],
     ids=lambda each: each.names[0],
 )
 def test_every_way_to_split_is_llama_cpps(pre: PreTokenizer, backends: dict[str, str], tmp_path: Path) -> None:
@@ -102,7 +101,20 @@ def test_sentencepiece_like_vocabularies_have_llama_cpps_ids(prefix: bool, tmp_p
 
 def llama_like(*, prefix: bool = True) -> Tokenizer:
     """A vocabulary as SentencePiece's BPE makes it: bytes, characters, and pieces with ever lower scores."""
-    pieces = ["▁", *"etaoinshrdlucmwfgypbvkxjqz日本語東京", "▁t", "he", "▁the", "in", "er", "▁▁", "▁▁▁▁", "東京", "日本", "日本語"]
+    pieces = [
+        "▁",
+        *"etaoinshrdlucmwfgypbvkxjqz日本語東京",
+        "▁t",
+        "he",
+        "▁the",
+        "in",
+        "er",
+        "▁▁",
+        "▁▁▁▁",
+        "東京",
+        "日本",
+        "日本語",
+    ]
     pieces += ["▁th", "▁a", "▁an", "on", "▁on", "at", "is", "▁is", "an", "th", "ing"]
     pieces = list(dict.fromkeys(pieces))
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]

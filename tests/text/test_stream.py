@@ -9,9 +9,9 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.text import conftest
 from tokenizers import decoders, models, pre_tokenizers
 
-from tests.text import conftest
 from tsumugu.core.errors import InputError
 from tsumugu.text.stream import clean_up
 from tsumugu.text.tokenizer import Tokenizer
@@ -29,7 +29,17 @@ def byte_level() -> tokenizers.Tokenizer:
 
 
 def byte_fallback(prefix: bool) -> tokenizers.Tokenizer:
-    tokens = ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), "a", SPACE, f"{SPACE}a", f"{SPACE}{SPACE}", "日", "<0xZZ>", ""]
+    tokens = [
+        "<unk>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        "a",
+        SPACE,
+        f"{SPACE}a",
+        f"{SPACE}{SPACE}",
+        "日",
+        "<0xZZ>",
+        "",
+    ]
     vocab = {each: i for i, each in enumerate(tokens)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -39,7 +49,26 @@ def byte_fallback(prefix: bool) -> tokenizers.Tokenizer:
 
 
 def words(decoder: object | None) -> tokenizers.Tokenizer:
-    pieces = ["a", "##b", "##'", "'", "s", "n't", ".", ",", "n", "do not", "do", "not", "'s", " ", "!", "##", "x</w>", "</w>"]
+    pieces = [
+        "a",
+        "##b",
+        "##'",
+        "'",
+        "s",
+        "n't",
+        ".",
+        ",",
+        "n",
+        "do not",
+        "do",
+        "not",
+        "'s",
+        " ",
+        "!",
+        "##",
+        "x</w>",
+        "</w>",
+    ]
     tokens = ["[UNK]", *pieces, SPACE, f"{SPACE}a", f"{SPACE}b{SPACE}", "'m", "日本"]
     backend = tokenizers.Tokenizer(models.WordLevel({each: i for i, each in enumerate(tokens)}, unk_token="[UNK]"))
     if decoder is not None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-
 from tests.text.corpus import varied_texts
+
 from tsumugu.text.tokenizer import Tokenizer
 
 KEYS = ("input_ids", "token_type_ids", "attention_mask", "special_tokens_mask", "offset_mapping")
@@ -71,9 +71,7 @@ def test_padding(ours: Tokenizer, theirs: Any, side: str, padding: str) -> None:
 
 @pytest.mark.parametrize("strategy", [True, "longest_first", "only_first"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_truncation_of_single_texts(
-    ours: Tokenizer, theirs: Any, strategy: bool | str, side: str
-) -> None:
+def test_truncation_of_single_texts(ours: Tokenizer, theirs: Any, strategy: bool | str, side: str) -> None:
     ours.truncation_side = theirs.truncation_side = side
     texts = [each for each in varied_texts(300) if each]
     for length in (4, 7, 16):
@@ -82,7 +80,9 @@ def test_truncation_of_single_texts(
 
 
 def test_max_length_alone_truncates(ours: Tokenizer, theirs: Any) -> None:
-    assert ours("one two three four five six", max_length=5) == dict(theirs("one two three four five six", max_length=5))
+    assert ours("one two three four five six", max_length=5) == dict(
+        theirs("one two three four five six", max_length=5)
+    )
 
 
 def test_truncation_without_length_cuts_at_the_models(ours: Tokenizer) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import AddedToken, models, processors
+from tokenizers import AddedToken, models
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.text import vocabulary
@@ -81,7 +81,6 @@ def read_folder(path: Path) -> dict[str, Any]:
     backend, found = _read_backend(folder, chosen, kind, tokens, config)
     _add_tokens(backend, folder, config)
     tokens = {**found, **tokens} or _by_id(backend, model_config) or _by_name(backend)
-    _apply_bos_eos(backend, config, tokens)
     sentence = read_json(folder / "sentence_bert_config.json")
     length = sentence.get("max_seq_length") or config.get("model_max_length")
     return {
@@ -138,7 +137,11 @@ def _read_backend(
         if not merges.is_file():
             raise CheckpointError("merges.txt is missing beside vocab.json", where=str(folder))
         named = {**defaults, **tokens}
-        return vocabulary.read_byte_pairs(path, merges, style, named, config), named
+        backend = vocabulary.read_byte_pairs(path, merges, style, named, config)
+        used = [role for role in ("bos", "eos") if config.get(f"add_{role}_token") is True and role in named]
+        if used and style != "roberta":
+            backend.post_processor = bos_eos(backend, named, used)
+        return backend, named
     if path := there("vocab.txt"):
         named = {**vocabulary.BERT_TOKENS, **tokens}
         return vocabulary.read_word_pieces(path, named, config), named
@@ -228,22 +231,6 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: Mapping[str
             )
 
 
-def _apply_bos_eos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], tokens: Mapping[str, str]) -> None:
-    """Follow add_bos_token and add_eos_token where a config states them and nothing but these two is added."""
-    flags = {role: config.get(f"add_{role}_token") for role in ("bos", "eos")}
-    if not any(isinstance(each, bool) for each in flags.values()) or not _adds_only(backend, tokens):
-        return
-    used = [role for role in ("bos", "eos") if flags[role] and role in tokens]
-    backend.post_processor = bos_eos(backend, tokens, used)
-
-
-def _adds_only(backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> bool:
-    if isinstance(backend.post_processor, processors.RobertaProcessing | processors.BertProcessing):
-        return False
-    added = set(backend.encode("").tokens)
-    return added <= {tokens[role] for role in ("bos", "eos") if role in tokens}
-
-
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
     named: dict[str, str] = {}
     value = config.get("chat_template")
@@ -309,7 +296,7 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> list[Path]:
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     if tokenizer.additional_special_tokens:
         config["additional_special_tokens"] = tokenizer.additional_special_tokens
-    written.append(write_json(folder / "tokenizer_config.json", config))
+    written.append(write_json(folder / "tokenizer_config.json", dict(sorted(config.items()))))
     if tokenizer.additional_special_tokens:
         special["additional_special_tokens"] = tokenizer.additional_special_tokens  # type: ignore[assignment]
     written.append(write_json(folder / "special_tokens_map.json", special))

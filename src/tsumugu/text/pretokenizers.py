@@ -137,7 +137,9 @@ PRE_TOKENIZERS = (
         ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"),
         (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK3),
     ),
-    PreTokenizer(("deepseek-coder",), ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"(?:(?!\s)[一-龥ࠀ-一가-\ud7ff])+", r"\p{N}")),
+    PreTokenizer(
+        ("deepseek-coder",), ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"(?:(?!\s)[一-龥ࠀ-一가-\ud7ff])+", r"\p{N}")
+    ),
     PreTokenizer(
         ("tekken",),
         (rf"{_CASED.replace('@', '')}|\p{{N}}|{_SLASHED}",),

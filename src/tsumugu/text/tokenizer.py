@@ -6,6 +6,7 @@ so one tokenizer may serve many threads. Neither torch nor numpy is loaded until
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from tsumugu.text.stream import StreamDecoder, clean_up
 
 if TYPE_CHECKING:
     from tsumugu.core.tensors import TensorFormat
+
+_NOWHERE = "\U0010ffff"
 
 
 class Tokenizer(SpecialTokens):
@@ -67,7 +70,7 @@ class Tokenizer(SpecialTokens):
         self.chat_template = chat_template
         type_id = self.config.get("pad_token_type_id", 0)
         self._pad_type_id = type_id if isinstance(type_id, int) else 0
-        self._plain: tokenizers.Tokenizer | None = None
+        self._plain: tuple[int, tokenizers.Tokenizer] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -195,17 +198,25 @@ class Tokenizer(SpecialTokens):
         max_length: int | None = None,
         split_special_tokens: bool = False,
     ) -> list[int]:
-        """The token ids of one text or pair."""
-        encoded = self(
-            text,
-            text_pair,
-            add_special_tokens=add_special_tokens,
-            truncation=truncation,
-            max_length=max_length,
-            split_special_tokens=split_special_tokens,
-        )
-        ids: list[int] = encoded.input_ids
-        return ids
+        """The token ids of one text or pair. Quicker than a call, because offsets are left out."""
+        inputs = read_inputs(text, text_pair, split=False)
+        if inputs.batched:
+            raise InputError("encode takes one text or pair", where="text", mend="call the tokenizer for several")
+        if truncation or max_length is not None:
+            encoded = self(
+                text,
+                text_pair,
+                add_special_tokens=add_special_tokens,
+                truncation=truncation,
+                max_length=max_length,
+                split_special_tokens=split_special_tokens,
+            )
+            return list(encoded.input_ids)
+        backend = self._without_special_tokens() if split_special_tokens else self.backend
+        try:
+            return list(backend.encode_batch_fast(inputs.texts, False, add_special_tokens)[0].ids)
+        except TypeError:
+            raise explain(inputs) from None
 
     def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of one text as the vocabulary spells them."""
@@ -243,12 +254,12 @@ class Tokenizer(SpecialTokens):
         return token_id, token
 
     def _without_special_tokens(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens in a text as plain text. Built once, when first needed."""
+        """A second backend that reads special tokens in a text as plain text. Built when first needed."""
+        added = self.backend.get_added_tokens_decoder()
         with self._lock:
-            if self._plain is None:
-                self._plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
-                self._plain.encode_special_tokens = True
-            return self._plain
+            if self._plain is None or self._plain[0] != len(added):
+                self._plain = (len(added), _without_special_tokens(self.backend))
+            return self._plain[1]
 
     # --- ids to text
 
@@ -366,3 +377,17 @@ class Tokenizer(SpecialTokens):
                 else (masks if rendered.batched else masks[0])
             )
         return encoded if return_dict else encoded["input_ids"]
+
+
+def _without_special_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    state = json.loads(backend.to_str())
+    if state["model"]["type"] == "Unigram":
+        # Its pieces match any text that is spelt like them, special or not: respell the special ones.
+        pieces, added = state["model"]["vocab"], state["added_tokens"]
+        inside = [each for each in added if each["special"] and each["id"] < len(pieces)]
+        for each in inside:
+            pieces[each["id"]][0] = f"{_NOWHERE}{each['content']}"
+        state["added_tokens"] = [each for each in added if each not in inside]
+    plain = tokenizers.Tokenizer.from_str(json.dumps(state))
+    plain.encode_special_tokens = True
+    return plain

@@ -58,7 +58,9 @@ def demo(*, quiet: Quiet = False) -> None:
     with timed("load minilm") as remark:
         compare: Any = pipeline("sentence-similarity", "minilm")
         remark.append(f"{compare.model.num_parameters() / 1e6:.0f}M parameters, float32")
-    show(f"\n\n[bold]Most like: {QUERY}[/bold]")
+    show(
+        f"\n\n[bold]Most like: {QUERY}[/bold]  [dim](minilm learnt English; Japanese it knows by its characters)[/dim]"
+    )
     with timed("rank 5 sentences"):
         ranked = compare.rank(QUERY, SENTENCES)
     for answer in ranked:

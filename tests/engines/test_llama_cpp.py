@@ -1,0 +1,73 @@
+"""What we write as GGUF, llama.cpp reads, and says what we say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tsumugu as tg
+from tsumugu.models.base import Model
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, in a village by the sea, there lived",
+    "def fibonacci(n):\n    ",
+    "Water boils at",
+    "The three most important things in life are",
+]
+TOKENS = 16
+
+CHILD = """
+import json, sys
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx, params.warmup, params.n_gpu_layers, params.cpuparams.n_threads = 256, False, 0, 1
+server = xllamacpp.Server(params)
+for prompt in json.loads(sys.argv[2]):
+    asked = {"prompt": prompt, "max_tokens": int(sys.argv[3]), "temperature": 0, "cache_prompt": False}
+    print("\\n@" + json.dumps(server.handle_completions(asked)["choices"][0]["text"]))
+"""
+
+
+def llama_cpp(path: Path) -> list[str]:
+    """The greedy continuation of each prompt by llama.cpp, in a process of its own."""
+    pytest.importorskip("xllamacpp")
+    command = [sys.executable, "-c", CHILD, str(path), json.dumps(PROMPTS), str(TOKENS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
+
+
+@pytest.fixture(scope="module")
+def model(smollm2_path: Path) -> Model:
+    return tg.load_model(smollm2_path)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("storage", "tie"), [("F32", 0.0), ("F16", 0.0), ("Q8_0", 0.25)])
+def test_real_weights_written_as_gguf_say_the_same_in_llama_cpp(
+    storage: str, tie: float, model: Model, smollm2_path: Path, tmp_path: Path
+) -> None:
+    """Each token that llama.cpp writes is the one that we find likeliest, read back from the same file.
+
+    With eight-bit weights llama.cpp multiplies eight-bit activations and we float32 ones: of two tokens that are nearly
+    equal to us, logits within `tie`, it may take the other.
+    """
+    path = tmp_path / f"smollm2-{storage}.gguf"
+    tokenizer = tg.load_tokenizer(smollm2_path)
+    tg.save_model(model, path, tokenizer=tokenizer, storage=storage)
+    ours = tg.load_model(path)
+    for prompt, text in zip(PROMPTS, llama_cpp(path), strict=True):
+        before, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+        assert ids[: len(before)] == before
+        assert len(ids) > len(before)
+        with torch.inference_mode():
+            logits = ours([ids]).logits[0, len(before) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(ids[len(before) :])[:, None])[:, 0]
+        assert float((logits.amax(-1) - chosen).max()) <= tie

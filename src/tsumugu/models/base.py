@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from tsumugu.blocks.normalization import LayerNorm, RMSNorm
 from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
 from tsumugu.core.config import Config, type_hints
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
@@ -19,11 +20,13 @@ from tsumugu.core.tensors import TensorFormat, convert_tensor, to_torch
 HEADS = {
     "base": "hidden states, no head",
     "causal-lm": "the next token",
+    "encoder": "hidden states of the encoder alone",
     "masked-lm": "hidden tokens",
     "pretraining": "hidden tokens and whether two texts follow one another",
     "sequence-classification": "a label for each text",
     "token-classification": "a label for each token",
     "question-answering": "the first and last token of an answer",
+    "seq2seq-lm": "the next token of a text that answers another",
 }
 """The heads a family may have, by name, and what they predict."""
 
@@ -34,6 +37,9 @@ TASK_HEADS = {
     "text-generation": "causal-lm",
     "chat": "causal-lm",
     "fill-mask": "masked-lm",
+    "summarization": "seq2seq-lm",
+    "translation": "seq2seq-lm",
+    "text2text-generation": "seq2seq-lm",
     "text-classification": "sequence-classification",
     "sentiment-analysis": "sequence-classification",
     "ner": "token-classification",
@@ -52,7 +58,9 @@ class Output:
         next_sentence_logits: `[batch, 2]`, from a pre-training head.
         last_hidden_state: `[batch, time, dim]`, from a model without a head.
         pooler_output: `[batch, dim]`.
-        hidden_states: what enters each layer and what leaves the last, `[batch, time, dim]` each, when asked for.
+        hidden_states: what enters each layer and what leaves the last, `[batch, time, dim]` each, when asked for; of
+            the decoder where there are two stacks.
+        encoder_last_hidden_state, encoder_hidden_states: the same of the encoder where there are two stacks.
     """
 
     loss: Any = None
@@ -63,6 +71,8 @@ class Output:
     last_hidden_state: Any = None
     pooler_output: Any = None
     hidden_states: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    encoder_hidden_states: tuple[Any, ...] | None = None
 
     def keys(self) -> list[str]:
         return [each.name for each in fields(self) if getattr(self, each.name) is not None]
@@ -153,6 +163,10 @@ class Model(nn.Module):
         Source: Devlin et al. 2019 (released code); Radford et al. 2019, GPT-2, section 2.3.
         """
         for module in self.modules():
+            if isinstance(module, LayerNorm | RMSNorm):
+                nn.init.ones_(module.weight)
+            if isinstance(module, LayerNorm) and module.bias is not None:
+                nn.init.zeros_(module.bias)
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=std, generator=generator)
                 if isinstance(module, nn.Linear) and module.bias is not None:
@@ -182,6 +196,20 @@ class Model(nn.Module):
                     mend="use the tokenizer that belongs to this model",
                 )
         return given.to(self.device, torch.int64)
+
+    def real(self, attention_mask: Any, ids: Tensor) -> Tensor | None:
+        """Which of `ids` `[batch, time]` are no padding, from any tensor kind or lists; None if nothing is said.
+
+        Raises:
+            InputError: not of the shape of `ids`.
+        """
+        if attention_mask is None:
+            return None
+        given = to_torch(attention_mask).to(ids.device)
+        if given.shape != ids.shape:
+            found = f"shape {list(given.shape)} is not {list(ids.shape)}, that of input_ids"
+            raise InputError(found, where="attention_mask")
+        return given
 
     def generate(self, input_ids: Any, **options: Any) -> Any:
         """The same as `tsumugu.generate(model, input_ids, …)`."""
@@ -222,6 +250,7 @@ class Family:
         to_hub: configuration and head -> the content of config.json.
         architectures: class names that config.json may have in `architectures` -> our heads, the default first.
         gguf: how it is kept in GGUF files, if it is.
+        fit: configuration and a checkpoint's tensors -> the configuration, where config.json leaves something open.
     """
 
     name: str
@@ -234,6 +263,7 @@ class Family:
     to_hub: Callable[[Any, str], dict[str, Any]]
     architectures: Mapping[str, str]
     gguf: GGUF | None = None
+    fit: Callable[[Any, Mapping[str, Readable]], Config] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ class Decoder(Model):
         else:
             steps = torch.arange(time, device=ids.device)[None]
             positions = steps + (offset[:, None] if isinstance(offset, Tensor) else offset)
-        real = None if attention_mask is None else to_torch(attention_mask).to(ids.device)
+        real = self.real(attention_mask, ids)
         keep: list[Tensor] | None = [] if output_hidden_states else None
         x = self.embeddings(ids, positions=positions)
         x = self.decoder(

@@ -86,7 +86,8 @@ class Encoder(Model):
         positions = self._on_device(position_ids)
         if positions is None:
             positions = self.positions(ids)
-        mask = EVERYTHING if attention_mask is None else padding_mask(to_torch(attention_mask).to(ids.device))
+        real = self.real(attention_mask, ids)
+        mask = EVERYTHING if real is None else padding_mask(real)
         if document_ids is not None:
             mask = mask & document_mask(to_torch(document_ids).to(ids.device))
         keep: list[Tensor] | None = [] if output_hidden_states else None

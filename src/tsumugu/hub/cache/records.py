@@ -10,9 +10,29 @@ Two kinds of size appear everywhere and are never mixed:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def quick(record: type[T]) -> Callable[..., T]:
+    """A maker of a frozen record, several times as quick as its own constructor: a scan makes one for every file.
+
+    A frozen dataclass with slots sets each field by way of `object`. Here a twin without frost is filled, and then made
+    the record itself, which Python allows between classes with the same slots.
+    """
+    named = [(each.name, Any, field(default=each.default)) for each in fields(record)]  # type: ignore[arg-type]
+    twin = make_dataclass(f"{record.__name__}Twin", named, slots=True)
+
+    def make(*values: Any) -> T:
+        made: T = twin(*values)
+        made.__class__ = record
+        return made
+
+    return make
 
 
 class Kind(StrEnum):
@@ -75,6 +95,10 @@ class CachedFile:
     name: str
     path: str
     blob: Blob
+
+
+new_blob = quick(Blob)
+new_file = quick(CachedFile)
 
 
 @dataclass(frozen=True, slots=True)

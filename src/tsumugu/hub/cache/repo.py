@@ -12,19 +12,28 @@ import stat
 from dataclasses import dataclass, field
 
 from tsumugu.hub.cache.layout import BLOB_TEMPORARY, IGNORED, INCOMPLETE_SUFFIX, REF_TEMPORARY, STORE_LINK
-from tsumugu.hub.cache.records import Blob, CachedFile, Kind, Leftover, Repo, Revision
+from tsumugu.hub.cache.records import Blob, CachedFile, Kind, Leftover, Repo, Revision, new_blob, new_file
 from tsumugu.hub.cache.walk import Walk, leftover
 
 
 def read_repo(
-    walk: Walk, path: str, folder: str, type: str, name: str, *, has_store: bool, is_link: bool = False
+    walk: Walk,
+    path: str,
+    folder: str,
+    type: str,
+    name: str,
+    *,
+    has_store: bool,
+    is_link: bool = False,
+    top: os.stat_result | None = None,
 ) -> Repo:
     """The repo at `path`; its bytes are added to `walk`. Raises OSError when it is gone.
 
-    A repo that is itself a link is read, as huggingface_hub reads it, but no byte behind the link is of this cache.
+    `top` is what ``lstat`` says of `path`, if it was asked already. A repo that is itself a link is read, as
+    huggingface_hub reads it, but no byte behind the link is of this cache.
     """
     reader = _Reader(Walk(walk.root) if is_link else walk, path, folder, has_store)
-    top = os.stat(path)
+    top = os.stat(path) if top is None or is_link else top
     reader.disk = walk.add(Kind.LINK, os.lstat(path)) if is_link else walk.add(Kind.FOLDER, top)
     own, hard_before = reader.disk, len(reader.walk.hard)
     reader.read()
@@ -32,7 +41,7 @@ def read_repo(
     reader.count_blobs(used)
     reader.check_refs(top.st_mtime)
     blobs, hard = used.values(), tuple(reader.walk.hard[hard_before:])
-    return Repo(
+    repo = Repo(
         type=type,
         name=name,
         path=path,
@@ -49,6 +58,11 @@ def read_repo(
         problems=tuple(reader.problems),
         is_link=is_link,
     )
+    if reader.elsewhere or has_store:
+        walk.mixed.append(repo)
+    elif not reader.problems:
+        walk.size += repo.size
+    return repo
 
 
 @dataclass(slots=True)
@@ -95,13 +109,14 @@ class _Reader:
             self.read_snapshots(snapshots, inside)
 
     def read_blobs(self, path: str) -> None:
-        walk = self.walk
+        walk, blobs = self.walk, self.blobs
         for entry in walk.entries(path):
-            found = walk.look(entry)
-            if found is None:
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except OSError:
                 continue
             name, mode = entry.name, found.st_mode
-            if name.endswith(INCOMPLETE_SUFFIX) or BLOB_TEMPORARY.fullmatch(name):
+            if name.endswith(INCOMPLETE_SUFFIX) or (name[0] in ".t" and BLOB_TEMPORARY.fullmatch(name)):
                 kind = Kind.INCOMPLETE if name.endswith(INCOMPLETE_SUFFIX) else Kind.TEMPORARY
                 self.disk += walk.add(kind, found)
                 inner = walk.tree(entry.path, kind) if stat.S_ISDIR(mode) else 0
@@ -112,18 +127,19 @@ class _Reader:
                 self.disk += walk.add(Kind.LINK, found)
                 blob = self.linked_blob(entry.path, found)
                 if blob is not None:
-                    self.blobs[name] = blob
+                    blobs[name] = blob
                 else:
                     self.leftovers.append(leftover(Kind.BROKEN, entry.path, found, folder=self.folder))
             elif stat.S_ISDIR(mode):
                 self.disk += walk.add(Kind.STRAY, found) + walk.tree(entry.path, Kind.STRAY)
             else:
-                self.blobs[name] = Blob(
+                size = found.st_size
+                blobs[name] = new_blob(
                     entry.path,
-                    found.st_size,
+                    size,
                     found.st_atime,
                     found.st_mtime,
-                    found.st_size,
+                    size,
                     (found.st_dev, found.st_ino),
                     found.st_nlink,
                 )
@@ -234,7 +250,7 @@ class _Reader:
                             links, links_size = links - 1, links_size - size
                             disk += 0 if is_link else size
                     if blob is not None:
-                        files.append(CachedFile(prefix + entry.name, entry.path, blob))
+                        files.append(new_file(prefix + entry.name, entry.path, blob))
                     continue
                 inner = walk.look(entry)
                 if inner is None:
@@ -246,20 +262,20 @@ class _Reader:
                 disk += 0 if is_link else walk.add(Kind.BLOB, inner)
                 inode = (inner.st_dev, inner.st_ino)
                 size, seen, changed = inner.st_size, inner.st_atime, inner.st_mtime
-                blob = Blob(entry.path, size, seen, changed, size, inode, inner.st_nlink, outside=is_link)
-                files.append(CachedFile(prefix + entry.name, entry.path, blob))
+                blob = new_blob(entry.path, size, seen, changed, size, inode, inner.st_nlink, None, False, is_link)
+                files.append(new_file(prefix + entry.name, entry.path, blob))
         if not is_link:
             walk.add_many(Kind.LINK, links, links_size)
             disk += links_size
-        payload = {each.blob.path: each.blob for each in files}
+        payload = {each.blob.path: each.blob for each in files}.values()
         return Revision(
             commit=top.name,
             path=top.path,
             files=tuple(files),
             refs=tuple(sorted(self.refs.get(top.name, ()))),
-            size=sum([blob.size for blob in payload.values()]),
-            modified=max([blob.modified for blob in payload.values()], default=found.st_mtime),
-            accessed=max([blob.accessed for blob in payload.values()], default=found.st_atime),
+            size=sum([blob.size for blob in payload]),
+            modified=max([blob.modified for blob in payload], default=found.st_mtime),
+            accessed=max([blob.accessed for blob in payload], default=found.st_atime),
             disk=disk,
             is_link=is_link,
         )

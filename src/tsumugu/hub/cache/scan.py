@@ -47,13 +47,13 @@ def scan_hub(root: str, *, cache: str = "hub") -> CacheScan:
         store_size = _store(walk, used, leftovers, manifests)
     payload = {
         each.blob.path: each.blob.size
-        for repo in repos
+        for repo in walk.mixed
         if not repo.problems
         for revision in repo.revisions
         for each in revision.files
         if each.blob.shared is None
     }
-    scan = walk.finish(cache, repos, leftovers, sum(payload.values()) + store_size)
+    scan = walk.finish(cache, repos, leftovers, walk.size + sum(payload.values()) + store_size)
     return replace(scan, manifests=manifests)
 
 
@@ -88,7 +88,8 @@ def _top(walk: Walk, leftovers: list[Leftover], has_store: bool) -> Iterator[Rep
         parsed = parse_folder(name)
         if parsed is not None and (is_folder or walk.is_folder(entry)):
             try:
-                yield read_repo(walk, entry.path, name, *parsed, has_store=has_store, is_link=not is_folder)
+                at, link = entry.path, not is_folder
+                yield read_repo(walk, at, name, *parsed, has_store=has_store, is_link=link, top=found)
             except OSError as error:
                 walk.unreadable.append(f"{entry.path}: {error.strerror or error}")
         elif is_folder and name == LOCKS:

@@ -14,18 +14,27 @@ from tsumugu.hub.cache.records import CacheScan, HardLink, Kind, Leftover, Part,
 
 @contextmanager
 def collector_at_rest() -> Iterator[None]:
-    """No collection of cycles meanwhile: a scan makes many records and no cycle, and a collection visits them all."""
+    """No collection of cycles meanwhile: a scan makes many records and no cycle, and a collection visits them all.
+
+    Freezing and unfreezing then hands the records to the oldest generation, so that not even the next one visits them.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if was_on and gc.get_freeze_count() == 0:
+            gc.freeze()
+            gc.unfreeze()
         if was_on:
             gc.enable()
 
 
 class Walk:
-    """One pass over a cache: what each kind adds up to, which hard links were met, what could not be read."""
+    """One pass over a cache: what each kind adds up to, which hard links were met, what could not be read.
+
+    `size` is the payload of sound repos that keep all of it themselves; `mixed` are the repos that may not.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -33,6 +42,8 @@ class Walk:
         self.sizes = dict.fromkeys(Kind, 0)
         self.unreadable: list[str] = []
         self.hard: list[HardLink] = []
+        self.size = 0
+        self.mixed: list[Repo] = []
         self._met: set[tuple[int, int]] = set()
         self._started = time.perf_counter()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -251,14 +252,24 @@ def test_any_damage_is_found_or_harmless(
     assert where == str(folder / "tokenizer.json")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission_leaves_nothing(folder: Path) -> None:
-    tokenizer = Tokenizer.from_folder(folder)
-    closed = folder / "closed"
-    closed.mkdir(mode=0o500)
-    with pytest.raises(PermissionError):
-        tokenizer.save(closed)
-    assert list(closed.iterdir()) == []
+def test_a_disk_that_takes_no_more_leaves_no_half_file(folder: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "from tsumugu.text.tokenizer import Tokenizer\n"
+        "tokenizer = Tokenizer.from_folder(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "try:\n"
+        "    tokenizer.save(sys.argv[2])\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+    )
+    (folder / "saved").mkdir()
+    write(folder / "saved", "tokenizer.json", "what was there")
+    command = [sys.executable, "-c", code, str(folder), str(folder / "saved")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "File too large\n"
+    assert [each.name for each in (folder / "saved").iterdir()] == ["tokenizer.json"]
+    assert (folder / "saved" / "tokenizer.json").read_text() == "what was there"
 
 
 def test_saving_twice_gives_the_same_bytes(folder: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import functools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -67,15 +68,16 @@ def _special_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
     return frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
 
 
-class _Step:
+class _Step(ABC):
     """One step of the chain: tokens in, tokens out."""
 
+    @abstractmethod
     def push(self, token: str) -> Iterable[str]:
-        raise NotImplementedError
+        """What one more token makes final."""
 
+    @abstractmethod
     def finish(self) -> Iterable[str]:
         """What was held back; the step is then as new."""
-        return ()
 
 
 class _Each(_Step):

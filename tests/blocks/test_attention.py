@@ -152,6 +152,11 @@ def test_cross_attention(shape: str, keys: int) -> None:
         x.numpy(), context=context.numpy(), sees=lambda row, query, key: bool(real[row, key]), **facts
     )
     assert loops.difference(block(x, context=context, mask=padding_mask(real)), wanted) <= loops.TOLERANCE
+    kept = block.keys_values(context)
+    assert kept[0].shape == (BATCH, block.num_kv_heads, keys, block.head_dim)
+    for step in range(TIME):
+        found = block(x[:, step : step + 1], context=kept, mask=padding_mask(real))
+        assert loops.difference(found, wanted[:, step : step + 1]) <= loops.TOLERANCE
 
 
 @pytest.mark.parametrize("shape", ["multi-head", "grouped-query", "wide heads"])

@@ -14,7 +14,7 @@ from tsumugu.blocks.attention import Attention
 from tsumugu.blocks.feedforward import FeedForward, GatedFeedForward
 from tsumugu.blocks.kv_cache import KVCache
 from tsumugu.blocks.layer import Layer
-from tsumugu.blocks.mask import causal_mask, padding_mask
+from tsumugu.blocks.mask import EVERYTHING, causal_mask, padding_mask, window_mask
 from tsumugu.blocks.normalization import LayerNorm, RMSNorm
 from tsumugu.blocks.positions import RotaryPositions
 from tsumugu.blocks.stack import Stack
@@ -37,7 +37,14 @@ def layer(*, norm_first: bool, gated: bool, cross: bool, norm: Any = LayerNorm) 
 
 
 def looped(
-    x: Any, p: dict[str, Any], block: Layer, context: Any = None, *, prefix: str = "", frequencies: Any = None
+    x: Any,
+    p: dict[str, Any],
+    block: Layer,
+    context: Any = None,
+    *,
+    prefix: str = "",
+    frequencies: Any = None,
+    sees: Any = lambda row, query, key: key <= query,
 ) -> Any:
     """One layer, causal, as section 3.1 of the transformer's paper has it (post-norm) or with norms inside."""
     norm = loops.rms_norm if isinstance(block.attention_norm, RMSNorm) else loops.layer_norm
@@ -51,7 +58,7 @@ def looped(
                 heads=HEADS,
                 kv_heads=KV,
                 head_dim=DIM,
-                sees=lambda row, query, key: key <= query,
+                sees=sees,
                 prefix=f"{prefix}attention.",
                 frequencies=frequencies,
             ),
@@ -119,6 +126,53 @@ def test_stack_with_a_cache_is_the_stack_without() -> None:
     ]
     assert cache.length == 5
     assert loops.difference(torch.cat(parts, 1), whole.detach().numpy()) <= loops.TOLERANCE
+
+
+def test_a_mask_for_each_layer() -> None:
+    layers = [layer(norm_first=True, gated=False, cross=False) for _ in range(3)]
+    block = loops.randomised(Stack(layers))
+    p, x = loops.parameters(block), loops.states(2, 5, WIDTH)
+    ways = (
+        (causal_mask(5), lambda row, query, key: key <= query),
+        (window_mask(5, 1), lambda row, query, key: abs(query - key) <= 1),
+        (EVERYTHING, lambda row, query, key: True),
+    )
+    wanted = x.numpy()
+    for i, (each, (_, sees)) in enumerate(zip(layers, ways, strict=True)):
+        wanted = looped(wanted, p, each, prefix=f"layers.{i}.", sees=sees)
+    assert loops.difference(block(x, mask=[mask for mask, _ in ways]), wanted) <= loops.TOLERANCE
+
+
+def test_a_context_that_is_read_once() -> None:
+    """Its keys and values serve every step, also after rows changed places, were copied, or left."""
+    block = loops.randomised(Stack([layer(norm_first=True, gated=True, cross=True) for _ in range(2)]))
+    x, context = loops.states(2, 5, WIDTH), loops.states(2, 3, 6, seed=2)
+    mask = padding_mask(KEYS_REAL)
+    whole = block(x, mask=causal_mask(5), context=context, context_mask=mask)
+    read = block.read(context)
+    again = block(x, mask=causal_mask(5), context=read, context_mask=mask)
+    assert loops.difference(again, whole.detach().numpy()) <= loops.TOLERANCE
+    rows = torch.tensor([1, 0, 1])
+    read.select(rows)
+    found = block(x[rows], mask=causal_mask(5), context=read, context_mask=padding_mask(KEYS_REAL[rows]))
+    assert loops.difference(found, whole[rows].detach().numpy()) <= loops.TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [FeedForward, GatedFeedForward])
+def test_inner_dropout_acts_on_the_widened_states(kind: Any) -> None:
+    block = loops.randomised(kind(WIDTH, 12, activation="relu", inner_dropout=1.0)).train()
+    x = loops.states(1, 4, WIDTH)
+    lost = torch.zeros(1, 4, WIDTH, dtype=torch.float64)
+    bias = block.down.bias
+    assert torch.equal(block(x), lost if bias is None else lost + bias)
+    assert not torch.equal(block.eval()(x), lost)
+
+
+def test_dropout_on_what_a_stack_gives() -> None:
+    block = loops.randomised(Stack([], norm=LayerNorm(WIDTH), dropout=1.0))
+    x = loops.states(1, 4, WIDTH)
+    assert float(block.train()(x).detach().abs().max()) == 0.0
+    assert float(block.eval()(x).detach().abs().max()) > 0.0
 
 
 def test_dropout_reaches_every_part_while_training() -> None:

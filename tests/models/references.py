@@ -14,14 +14,19 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MT5Config,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    T5Config,
+    UMT5Config,
     XLMRobertaConfig,
 )
-from transformers.models import bert, gpt2, llama, mistral, roberta, xlm_roberta
+from transformers.models import bert, gpt2, llama, mistral, mt5, roberta, t5, umt5, xlm_roberta
 
 TIME, BATCH = 11, 3
+STEPS = 8
+"""How long the texts are that encoder-decoders write; not as long as what they read."""
 LENGTHS = (11, 7, 4)
 PAD = 3
 
@@ -54,6 +59,21 @@ LLAMA = {
     "pad_token_id": PAD,
 }
 ROBERTA = BERT | {"type_vocab_size": 1}
+T5 = {
+    "d_model": 32,
+    "d_kv": 6,
+    "d_ff": 37,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 99,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 10,
+    "pad_token_id": PAD,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "feed_forward_proj": "relu",
+}
+V11 = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -139,6 +159,27 @@ CASES: dict[str, PreTrainedConfig] = {
     "roberta large vocabulary": RobertaConfig(**ROBERTA | {"vocab_size": 1031}),
     "xlm-roberta plain": XLMRobertaConfig(**ROBERTA),
     "xlm-roberta two heads": XLMRobertaConfig(**ROBERTA | {"num_attention_heads": 2}),
+    "t5 plain": T5Config(**T5),
+    "t5 one head": T5Config(**T5 | {"num_heads": 1}),
+    "t5 wide heads": T5Config(**T5 | {"d_kv": 20, "num_heads": 3}),
+    "t5 narrow heads": T5Config(**T5 | {"d_kv": 1}),
+    "t5 one layer": T5Config(**T5 | {"num_layers": 1}),
+    "t5 short encoder": T5Config(**T5 | {"num_layers": 1, "num_decoder_layers": 3}),
+    "t5 short decoder": T5Config(**T5 | {"num_layers": 3, "num_decoder_layers": 1}),
+    "t5 many buckets": T5Config(**T5 | {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}),
+    "t5 few buckets": T5Config(**T5 | {"relative_attention_num_buckets": 4, "relative_attention_max_distance": 5}),
+    "t5 great eps": T5Config(**T5 | {"layer_norm_epsilon": 0.1}),
+    "t5 silu": T5Config(**T5 | {"feed_forward_proj": "silu"}),
+    "t5 gated relu": T5Config(**T5 | {"feed_forward_proj": "gated-relu"}),
+    "t5 large vocabulary": T5Config(**T5 | {"vocab_size": 1031}),
+    "t5 v1.1 untied": T5Config(**V11),
+    "t5 v1.1 tied": T5Config(**V11),
+    "t5 v1.1 gated silu untied": T5Config(**V11 | {"feed_forward_proj": "gated-silu"}),
+    "t5 v1.1 wide heads untied": T5Config(**V11 | {"d_kv": 16, "num_heads": 5, "num_decoder_layers": 1}),
+    "mt5 plain untied": MT5Config(**V11),
+    "mt5 three layers": MT5Config(**V11 | {"num_layers": 3}),
+    "umt5 plain untied": UMT5Config(**V11),
+    "umt5 three layers": UMT5Config(**V11 | {"num_layers": 3, "num_decoder_layers": 2}),
 }
 """Every case by name; the first word is its model_type."""
 
@@ -183,6 +224,21 @@ CLASSES: dict[str, dict[str, type[PreTrainedModel]]] = {
         "token-classification": xlm_roberta.XLMRobertaForTokenClassification,
         "question-answering": xlm_roberta.XLMRobertaForQuestionAnswering,
     },
+    "t5": {
+        "base": t5.T5Model,
+        "seq2seq-lm": t5.T5ForConditionalGeneration,
+        "encoder": t5.T5EncoderModel,
+    },
+    "mt5": {
+        "base": mt5.MT5Model,
+        "seq2seq-lm": mt5.MT5ForConditionalGeneration,
+        "encoder": mt5.MT5EncoderModel,
+    },
+    "umt5": {
+        "base": umt5.UMT5Model,
+        "seq2seq-lm": umt5.UMT5ForConditionalGeneration,
+        "encoder": umt5.UMT5EncoderModel,
+    },
 }
 """The reference library's class for each of our heads."""
 
@@ -200,6 +256,9 @@ RICHEST = {
     "mistral": "causal-lm",
     "roberta": "masked-lm",
     "xlm-roberta": "masked-lm",
+    "t5": "seq2seq-lm",
+    "mt5": "seq2seq-lm",
+    "umt5": "seq2seq-lm",
 }
 """The head that uses every part of the trunk."""
 
@@ -214,6 +273,10 @@ EVERY_HEAD = (
     "roberta plain",
     "roberta untied",
     "xlm-roberta plain",
+    "t5 plain",
+    "t5 v1.1 untied",
+    "mt5 plain untied",
+    "umt5 plain untied",
 )
 """Cases that are tried with every head; the others with the richest."""
 
@@ -237,6 +300,9 @@ def reference(
     config.label2id = {label: index for index, label in enumerate(labels)}
     torch.manual_seed(seed)
     model = heads(case)[head](config)
+    if head == "seq2seq-lm" and case.endswith("untied"):
+        # A new model is always tied there; what is loaded from a checkpoint with two tables is not.
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     spread(model, seed)
     return model.eval()
 
@@ -274,8 +340,12 @@ def answers(config: PreTrainedConfig, head: str, given: dict[str, torch.Tensor])
     if "attention_mask" in given:
         skip |= given["attention_mask"] == 0
     match head:
-        case "base":
+        case "base" if config.is_encoder_decoder:
+            return {"decoder_input_ids": random(config.vocab_size, BATCH, STEPS)}
+        case "base" | "encoder":
             return {}
+        case "seq2seq-lm":
+            return {"labels": random(config.vocab_size, BATCH, STEPS).masked_fill(skip[:, :STEPS], -100)}
         case "causal-lm":
             return {"labels": given["input_ids"].masked_fill(skip, -100)}
         case "masked-lm":
@@ -301,8 +371,16 @@ NAMES = {
     "last_hidden_state": "last_hidden_state",
     "pooler_output": "pooler_output",
     "loss": "loss",
+    "encoder_last_hidden_state": "encoder_last_hidden_state",
 }
 """The reference library's names of outputs, and ours."""
+
+STATES = {
+    "hidden_states": "hidden_states",
+    "decoder_hidden_states": "hidden_states",
+    "encoder_hidden_states": "encoder_hidden_states",
+}
+"""The same of every layer's states."""
 
 
 def compare(ours: Any, theirs: Any, real: torch.Tensor | None = None) -> float:
@@ -311,11 +389,12 @@ def compare(ours: Any, theirs: Any, real: torch.Tensor | None = None) -> float:
     Both must give the same outputs.
     """
     named = {NAMES[key]: value for key, value in theirs.items() if key in NAMES}
-    expected = {*named, *(["hidden_states"] if theirs.get("hidden_states") is not None else [])}
+    states = {STATES[key]: value for key, value in theirs.items() if key in STATES}
+    expected = {*named, *states}
     assert set(ours.keys()) == expected, f"{set(ours.keys())} are not {expected}"
     pairs = [(ours[key], value) for key, value in named.items()]
-    if "hidden_states" in expected:
-        pairs += list(zip(ours.hidden_states, theirs.hidden_states, strict=True))
+    for key, value in states.items():
+        pairs += list(zip(ours[key], value, strict=True))
     worst = 0.0
     for mine, other in pairs:
         assert mine.shape == other.shape, f"{mine.shape} is not {other.shape}"

@@ -115,7 +115,14 @@ FLOATS = {"float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
-    ("case", "head"), [*TRUNKS, ("llama wide heads", "causal-lm"), ("mistral window", "causal-lm")]
+    ("case", "head"),
+    [
+        *TRUNKS,
+        ("llama wide heads", "causal-lm"),
+        ("mistral window", "causal-lm"),
+        ("t5 plain", "encoder"),
+        ("t5 v1.1 untied", "seq2seq-lm"),
+    ],
 )
 def test_other_types(case: str, head: str, dtype: str, shelf: Shelf) -> None:
     """Against the reference in float64 on weights rounded to the type: no further off than rounding explains.
@@ -129,12 +136,15 @@ def test_other_types(case: str, head: str, dtype: str, shelf: Shelf) -> None:
     ours = tg.load_model(folder, dtype=dtype)
     assert ours.dtype == FLOATS[dtype]
     given = references.inputs(exact.config, padding="right")
+    if head == "seq2seq-lm":
+        given |= {"decoder_input_ids": references.answers(exact.config, "base", {})["decoder_input_ids"]}
     with torch.no_grad():
         wanted = exact(**given, output_hidden_states=True)
         found = ours(**given, output_hidden_states=True)
     assert found.hidden_states is not None
     assert all(each.dtype == FLOATS[dtype] for each in found.hidden_states)
-    scale = max(float(each.abs().max()) for each in wanted.hidden_states)
+    states = wanted.decoder_hidden_states if head == "seq2seq-lm" else wanted.hidden_states
+    scale = max(float(each.abs().max()) for each in states)
     eps = torch.finfo(FLOATS[dtype]).eps
     if dtype == "float64" and not case.startswith(("bert", "gpt2")):
         eps = torch.finfo(torch.float32).eps

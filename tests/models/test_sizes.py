@@ -30,6 +30,13 @@ def llama(hidden: int, layers: int, heads: int, inner: int, **more: Any) -> dict
     }
 
 
+def t5(width: int, layers: int, heads: int, inner: int, **more: Any) -> dict[str, Any]:
+    return {"d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": inner, **more}
+
+
+V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
 SIZES: list[tuple[str, str, str, int, dict[str, Any]]] = [
     ("bert-base-uncased", "bert", "base", 109_482_240, {}),
     ("bert-base-uncased, hidden tokens", "bert", "masked-lm", 109_514_298, {}),
@@ -90,6 +97,15 @@ SIZES: list[tuple[str, str, str, int, dict[str, Any]]] = [
         llama(2048, 24, 32, 8192, vocab_size=49152, tie_word_embeddings=True),
     ),
     ("mistral-7b", "llama", "causal-lm", 7_241_732_096, llama(4096, 32, 32, 14336, num_key_value_heads=8)),
+    ("t5-small", "t5", "seq2seq-lm", 60_506_624, {}),
+    ("t5-base", "t5", "seq2seq-lm", 222_903_552, t5(768, 12, 12, 3072)),
+    ("t5-large", "t5", "seq2seq-lm", 737_668_096, t5(1024, 24, 16, 4096)),
+    ("t5-3b", "t5", "seq2seq-lm", 2_851_598_336, t5(1024, 24, 32, 16384, d_kv=128)),
+    ("t5-11b", "t5", "seq2seq-lm", 11_307_321_344, t5(1024, 24, 128, 65536, d_kv=128)),
+    ("t5-v1.1-small", "t5", "seq2seq-lm", 76_961_152, t5(512, 8, 6, 1024, **V11)),
+    ("flan-t5-base", "t5", "seq2seq-lm", 247_577_856, t5(768, 12, 12, 2048, **V11)),
+    ("flan-t5-large", "t5", "seq2seq-lm", 783_150_080, t5(1024, 24, 16, 2816, **V11)),
+    ("mt5-small", "t5", "seq2seq-lm", 300_176_768, t5(512, 8, 6, 1024, **V11, vocab_size=250112, model_type="mt5")),
 ]
 
 

@@ -9,6 +9,9 @@ from tsumugu.blocks.kv_cache import LayerCache
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values that are there already, `[batch, kv_heads, keys, head_dim]` each."""
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention over `num_heads` queries that share `num_kv_heads` keys and values.
@@ -59,7 +62,7 @@ class Attention(nn.Module):
         *,
         mask: Mask = EVERYTHING,
         rotation: Rotation | None = None,
-        context: Tensor | None = None,
+        context: Tensor | KeysValues | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """States `[batch, time, dim]` -> `[batch, time, dim]`.
@@ -68,18 +71,23 @@ class Attention(nn.Module):
             x: what asks.
             mask: which keys each query sees.
             rotation: turns queries and keys by their positions (rotary).
-            context: what is asked, `[batch, keys, context_size]`; `x` itself when left out.
+            context: what is asked, `[batch, keys, context_size]`, or what `keys_values` made of that; else `x` itself.
             cache: keys and values of earlier steps; the new ones are written to it.
         """
-        asked = x if context is None else context
         query = self._heads(self.query(x), self.num_heads)
-        key = self._heads(self.key(asked), self.num_kv_heads)
-        value = self._heads(self.value(asked), self.num_kv_heads)
+        key, value = context if isinstance(context, tuple) else self.keys_values(x if context is None else context)
         if rotation is not None:
             query, key = rotation(query), rotation(key)
         if cache is not None:
             key, value = cache.update(key, value)
         return self.output(self._attend(query, key, value, mask))
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """What is asked of `context` `[batch, keys, context_size]`, to be kept where it is asked again and again."""
+        return (
+            self._heads(self.key(context), self.num_kv_heads),
+            self._heads(self.value(context), self.num_kv_heads),
+        )
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)

@@ -34,7 +34,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class FeedForward(nn.Module):
-    """Widen, bend, narrow: `[..., dim]` -> `[..., dim]`.
+    """Widen, bend, narrow: `[..., dim]` -> `[..., dim]`. `inner_dropout` acts on the widened states.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, section 3.3.
     """
@@ -47,19 +47,22 @@ class FeedForward(nn.Module):
         activation: str,
         bias: bool = True,
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = _activation(activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), nn.Dropout(inner_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(self.activation(self.up(x))))
+        return self.dropout(self.down(self.inner_dropout(self.activation(self.up(x)))))
 
 
 class GatedFeedForward(nn.Module):
     """The widened states multiplied by an activated gate: `[..., dim]` -> `[..., dim]`. With silu this is SwiGLU.
+
+    `inner_dropout` acts on the widened states.
 
     Source: Shazeer 2020, GLU Variants Improve Transformer, equation 6.
     """
@@ -72,16 +75,17 @@ class GatedFeedForward(nn.Module):
         activation: str,
         bias: bool = False,
         dropout: float = 0.0,
+        inner_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.gate = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = _activation(activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.inner_dropout = nn.Dropout(dropout), nn.Dropout(inner_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+        return self.dropout(self.down(self.inner_dropout(self.activation(self.gate(x)) * self.up(x))))
 
 
 _activation = activation

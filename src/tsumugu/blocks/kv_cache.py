@@ -6,6 +6,8 @@ left, and a batch computes what its rows would compute alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -78,6 +80,24 @@ class KVCache:
             self.lengths = torch.zeros_like(lengths)
             self._rows = torch.arange(len(rows), device=rows.device)
         self.set_lengths(lengths)
+
+
+class CrossCache:
+    """Keys and values of a context that every step asks: computed once, then only read.
+
+    Args:
+        layers: for each layer a pair, `[batch, kv_heads, keys, head_dim]` each.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.layers = [(keys.contiguous(), values.contiguous()) for keys, values in layers]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.layers[index]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` `[new_batch]` in that order; rows may repeat or be left out."""
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
 
 
 class LayerCache:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.attention import Attention, KeysValues
 from tsumugu.blocks.kv_cache import LayerCache
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
@@ -52,7 +52,7 @@ class Layer(nn.Module):
         mask: Mask = EVERYTHING,
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
-        context: Tensor | None = None,
+        context: Tensor | KeysValues | None = None,
         context_mask: Mask = EVERYTHING,
     ) -> Tensor:
         def attend(states: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ FAMILY_SUMMARIES = {
     "roberta": FamilySummary(
         ("roberta", "xlm-roberta"), "bidirectional encoder, trained longer: as BERT (also XLM-RoBERTa)"
     ),
+    "t5": FamilySummary(("t5", "mt5", "umt5"), "encoder-decoder: text from text (also T5 v1.1, FLAN-T5, mT5, UmT5)"),
 }
 """A copy of what each family says of itself, so that listing them loads no torch; a test keeps the two equal."""
 
@@ -92,8 +93,17 @@ FAMILIES = Registry(
         "gpt2": "tsumugu.models.gpt2:FAMILY",
         "llama": "tsumugu.models.llama:FAMILY",
         "roberta": "tsumugu.models.roberta:FAMILY",
+        "t5": "tsumugu.models.t5:FAMILY",
     },
-    aliases={"gpt-2": "gpt2", "mistral": "llama", "smollm": "llama", "xlm-roberta": "roberta"},
+    aliases={
+        "gpt-2": "gpt2",
+        "mistral": "llama",
+        "smollm": "llama",
+        "xlm-roberta": "roberta",
+        "flan-t5": "t5",
+        "mt5": "t5",
+        "umt5": "t5",
+    },
 )
 
 TASKS = Registry(
@@ -119,5 +129,6 @@ FUNCTIONS = Registry(
     {
         "generate": "tsumugu.generation.generate:generate",
         "torch-session": "tsumugu.engines.torch_session:TorchSession",
+        "seq2seq-session": "tsumugu.engines.seq2seq_session:Seq2SeqSession",
     },
 )

@@ -95,8 +95,8 @@ def save_model(
     """Write a model so that other tools load it.
 
     A folder gets the Hugging Face layout: config.json, model.safetensors (in shards above `max_shard_bytes`),
-    generation_config.json for decoders, and the tokenizer's files. A name that ends in .gguf becomes one GGUF file for
-    llama.cpp, with matrices as `storage` (F32, F16 or Q8_0). Either appears whole or not at all.
+    generation_config.json for what writes text, and the tokenizer's files. A name that ends in .gguf becomes one GGUF
+    file for llama.cpp, with matrices as `storage` (F32, F16 or Q8_0). Either appears whole or not at all.
 
     Raises:
         CheckpointError: the family has no GGUF form, or the tokenizer is missing there.
@@ -116,7 +116,8 @@ def save_model(
         return target
     config = model.family.to_hub(model.config, model.head_name)
     config["dtype"] = str(model.dtype).removeprefix("torch.")
-    extra = {} if model.head_name != "causal-lm" else {"generation_config.json": _generation_config(model)}
+    writes = model.head_name in ("causal-lm", "seq2seq-lm")
+    extra = {"generation_config.json": _generation_config(model)} if writes else {}
     named = model.keymap.to_theirs(tensors, with_prefix=model.head_name != "base")
     write_safetensors_folder(target, named, config, max_shard_bytes=max_shard_bytes, extra_files=extra)
     if tokenizer is not None:
@@ -143,6 +144,8 @@ def _recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config
         raise CheckpointError("there is no config.json beside the weights", where=str(checkpoint.path))
     family = find_family(checkpoint.config, where=where)
     config = family.from_hub(checkpoint.config)
+    if family.fit is not None:
+        config = family.fit(config, checkpoint.tensors)
     architectures = checkpoint.config.get("architectures")
     head = family.head(task, architectures if isinstance(architectures, list) else None)
     return family, config, head, family.keymap(config, head)
@@ -221,8 +224,9 @@ def _generation_config(model: Model) -> str:
     config = model.config
     ends = model.end_tokens or config.eos_token_id
     values = {
-        "bos_token_id": config.bos_token_id,
+        "bos_token_id": getattr(config, "bos_token_id", None),
         "eos_token_id": list(ends) if isinstance(ends, tuple) else ends,
         "pad_token_id": config.pad_token_id,
+        "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
     }
     return json.dumps({key: value for key, value in values.items() if value is not None}, indent=2) + "\n"

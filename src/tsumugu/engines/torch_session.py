@@ -37,22 +37,18 @@ class TorchSession:
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts; logits `[rows, vocab]` of what follows each."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        longest = int(lengths.max())
-        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        self.cache = self.model.new_cache(len(prompts), max(self.capacity, longest))
+        ids, lengths = padded(prompts)
+        self.cache = self.model.new_cache(len(prompts), max(self.capacity, ids.shape[1]))
         lengths = lengths.to(self.model.device)
         output = self.model(ids, cache=self.cache, logits_to_keep=lengths - 1)
         self.cache.set_lengths(lengths)
-        return _numpy(output.logits)
+        return as_numpy(output.logits)
 
     @torch.inference_mode()
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         assert self.cache is not None, "start comes first"
-        return _numpy(self.model(torch.from_numpy(tokens)[:, None], cache=self.cache).logits)
+        return as_numpy(self.model(torch.from_numpy(tokens)[:, None], cache=self.cache).logits)
 
     @torch.inference_mode()
     def select(self, rows: Rows) -> None:
@@ -61,7 +57,17 @@ class TorchSession:
         self.cache.select(torch.from_numpy(rows).to(self.model.device))
 
 
-def _numpy(logits: torch.Tensor | None) -> Logits:
+def padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of any lengths as ids `[rows, longest]`, zeros on the right, and their lengths `[rows]`."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids, lengths
+
+
+def as_numpy(logits: torch.Tensor | None) -> Logits:
+    """The last position's logits, `[rows, time, vocab]` -> `[rows, vocab]`."""
     assert logits is not None
     array: Logits = logits[:, -1].float().cpu().numpy()
     return array.astype(np.float32, copy=False)

@@ -57,6 +57,7 @@ def beam_search(
     prompts: Sequence[Sequence[int]],
     options: GenerationOptions,
     *,
+    begun: Sequence[Sequence[int]],
     vocab: int,
     limits: Sequence[int],
 ) -> list[list[Finished]]:
@@ -68,6 +69,7 @@ def beam_search(
         session: not started, with room for `len(prompts) * num_beams` rows.
         prompts: token ids.
         options: what was asked.
+        begun: what each prompt's texts begin with; the prompt itself, unless an encoder reads it.
         vocab: size of the vocabulary.
         limits: how many tokens each prompt may get.
     """
@@ -76,7 +78,7 @@ def beam_search(
     rows = np.repeat(np.arange(len(prompts)), beams)
     logits = session.start(prompts)[rows]
     session.select(rows)
-    sampler = Sampler(options, [prompt for prompt in prompts for _ in range(beams)], [0] * len(rows), vocab)
+    sampler = Sampler(options, [text for text in begun for _ in range(beams)], [0] * len(rows), vocab)
     start = np.array([0.0] + [NEVER] * (beams - 1))
     states = [Prompt(limit, [()] * beams, start.copy()) for limit in limits]
     searching = states

@@ -36,12 +36,12 @@ def generate(
     """Continue each row of `input_ids`.
 
     Args:
-        model: a decoder.
+        model: a decoder, or an encoder-decoder: it reads the rows and writes texts of their own.
         input_ids: `[batch, time]` of any tensor kind, or lists of token ids of any lengths.
         attention_mask: `[batch, time]`, zero where a token is padding (on either side).
         tokenizer: needed for `stop_strings`.
         truncation: cut a prompt that is too long for the model on its left, where it would otherwise be refused.
-        max_length: the same as `max_new_tokens`, with the longest prompt counted in.
+        max_length: the same as `max_new_tokens`, with the longest prompt (or the start token) counted in.
         pad_token_id: fills rows that end early; the model's own, else its end token.
         stream: give an iterator instead, over the tokens of each step: an int for one row, else a list with one entry a
             row, None where a row has ended.
@@ -49,7 +49,8 @@ def generate(
 
     Returns:
         Tensors in, a tensor of the same kind out, `[batch * num_return_sequences, longest]`: the prompt as it came, the
-        new tokens, padding. Lists in, lists out, without padding.
+        new tokens, padding. Lists in, lists out, without padding. Of an encoder-decoder the start token stands in the
+        prompt's place.
 
     Raises:
         InputError: a prompt is empty or too long.
@@ -58,7 +59,11 @@ def generate(
     kind = format_of(input_ids)
     given, prompts = _prompts(input_ids, attention_mask)
     config = model.config
-    chosen = resolve_options(model, prompts, options | ({} if max_length is None else {"max_length": max_length}))
+    if reads_apart(model):
+        given = beginnings(model, prompts)
+    chosen = resolve_options(
+        model, beginnings(model, prompts), options | ({} if max_length is None else {"max_length": max_length})
+    )
     prompts = [fitting(prompt, config.max_positions, truncation) for prompt in prompts]
     if stream:
         return _streamed(model, prompts, chosen, tokenizer)
@@ -74,8 +79,18 @@ def generate(
     return convert_tensor(result, kind)
 
 
+def reads_apart(model: Any) -> bool:
+    """Whether an encoder reads the prompts, so that texts do not begin with them."""
+    return getattr(model.config, "decoder_start_token_id", None) is not None
+
+
+def beginnings(model: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What each text begins with: its prompt, or the start token where an encoder reads that."""
+    return [[model.config.decoder_start_token_id] if reads_apart(model) else list(prompt) for prompt in prompts]
+
+
 def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOptions:
-    """Checked options for these prompts: `max_length` becomes `max_new_tokens`, the model's own end is filled in."""
+    """Checked options for texts that begin so: `max_length` becomes `max_new_tokens`, the model's end is filled in."""
     options = dict(options)
     longest = max(len(prompt) for prompt in prompts)
     max_length = options.pop("max_length", None)
@@ -92,11 +107,12 @@ def complete(
     model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None = None
 ) -> list[list[int]]:
     """The new tokens of each text, `num_return_sequences` for each prompt in turn, with what ended them."""
+    begun = beginnings(model, prompts)
     if options.num_beams > 1:
-        room = _room(model, prompts, options)
+        room = _room(model, begun, options)
         session = open_session(model, batch=len(prompts) * options.num_beams, capacity=room)
-        limits = [_limit(model, prompt, options) for prompt in prompts]
-        found = beam_search(session, prompts, options, vocab=model.config.vocab_size, limits=limits)
+        limits = [_limit(model, text, options) for text in begun]
+        found = beam_search(session, prompts, options, begun=begun, vocab=model.config.vocab_size, limits=limits)
         return [list(text.tokens) for texts in found for text in texts]
     texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_return_sequences)]
     for step in steps(model, prompts, options, tokenizer):
@@ -137,15 +153,16 @@ def _steps(
     model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None
 ) -> Iterator[Step]:
     samples = options.num_return_sequences
-    repeated = [prompt for prompt in prompts for _ in range(samples)]
+    begun = beginnings(model, prompts)
+    repeated = [text for text in begun for _ in range(samples)]
     rows = np.repeat(np.arange(len(prompts)), samples)
-    session = open_session(model, batch=len(rows), capacity=_room(model, prompts, options))
+    session = open_session(model, batch=len(rows), capacity=_room(model, begun, options))
     logits = session.start(prompts)
     if samples > 1:
         logits = logits[rows]
         session.select(rows)
     sampler = Sampler(options, repeated, [*range(samples)] * len(prompts), logits.shape[-1])
-    limits = np.array([_limit(model, prompt, options) for prompt in repeated])
+    limits = np.array([_limit(model, text, options) for text in repeated])
     watchers = [_Watcher(tokenizer.stream(), options.stops) for _ in rows] if options.stops and tokenizer else None
     active = np.arange(len(rows))
     for step in range(options.max_new_tokens):
@@ -239,10 +256,10 @@ def fitting(prompt: list[int], context: int, truncation: bool) -> list[int]:
     )
 
 
-def _limit(model: Any, prompt: Sequence[int], options: GenerationOptions) -> int:
+def _limit(model: Any, begun: Sequence[int], options: GenerationOptions) -> int:
     """How many tokens a text may get: those asked for, or what is left of the context."""
-    return min(options.max_new_tokens, int(model.config.max_positions) - len(prompt))
+    return min(options.max_new_tokens, int(model.config.max_positions) - len(begun))
 
 
-def _room(model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> int:
-    return min(max(map(len, prompts)) + options.max_new_tokens, int(model.config.max_positions))
+def _room(model: Any, begun: Sequence[Sequence[int]], options: GenerationOptions) -> int:
+    return min(max(map(len, begun)) + options.max_new_tokens, int(model.config.max_positions))

@@ -174,9 +174,9 @@ def lines_of_plan(plan: Plan, limit: int = 20) -> list[str]:
     """What a plan would take, for somebody about to say yes."""
     lines = []
     for target in plan.targets[:limit]:
-        what = "the whole repo" if target.whole else f"{count_text(len(target.commits), 'revision')} of it"
-        shown = "" if target.whole else " " + ", ".join(each[:12] for each in target.commits[:4])
-        lines.append(printable(f"  {target.id}: {what}{shown}, {size_text(target.disk)}"))
+        named = ", ".join(each[:12] for each in target.commits[:4]) + (", …" if len(target.commits) > 4 else "")
+        what = "the whole repo" if target.whole else f"{count_text(len(target.commits), 'revision')} ({named})"
+        lines.append(printable(f"  {target.id}: {what}, {size_text(target.disk)}"))
     if len(plan.targets) > limit:
         lines.append(f"  … and {len(plan.targets) - limit:,} more")
     if plan.loose:

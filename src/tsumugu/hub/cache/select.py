@@ -145,4 +145,5 @@ def find(scan: CacheScan, text: str) -> list[Row]:
 
 
 def is_commit(revision: Revision, beginning: str) -> bool:
+    """Whether a revision's commit begins so; fewer than four letters say nothing."""
     return len(beginning) >= 4 and revision.commit.lower().startswith(beginning)

@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TEST_ARGS ?=
 
+# The theme announces its own future at every build.
+export NO_MKDOCS_2_WARNING = 1
+
 .PHONY: demo test check docs bench bench-smoke format clean
 
 # torch comes first and pinned: a loose range may bring gigabytes of GPU libraries.

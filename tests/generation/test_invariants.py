@@ -191,7 +191,7 @@ def test_inputs_that_are_refused(pairs: Any, given: Any, options: dict[str, Any]
         ({"top_p": 1.5}, "too large"),
         ({"num_beams": 2, "do_sample": True}, "beams are not drawn"),
         ({"num_beams": 2, "num_return_sequences": 3}, "more than the 2 beams"),
-        ({"num_return_sequences": 2}, "greedy search finds one text"),
+        ({"num_return_sequences": 2, "do_sample": False}, "greedy search finds one text"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "more than max_new_tokens"),
         ({"stop_strings": ["a", ""]}, "empty text would stop everything"),
         ({"num_beams": 2, "stop_strings": "a"}, "stop_strings"),
@@ -211,3 +211,15 @@ def test_only_decoders_write() -> None:
         model = family.build(config, head).eval()
         with pytest.raises(InputError, match="does not generate text"):
             tg.generate(model, [[5, 6]])
+
+
+def test_who_names_an_option_of_drawing_means_drawing(pairs: Any) -> None:
+    ours = pairs("llama grouped").ours
+    plain = tg.generate(ours, [[5, 6, 7]], max_new_tokens=12)
+    drawn = {"max_new_tokens": 12, "seed": 1}
+    for options in ({"temperature": 3.0}, {"top_k": 30}, {"top_p": 0.99, "temperature": 3.0}, {"min_p": 0.001}):
+        implied = tg.generate(ours, [[5, 6, 7]], **drawn, **options)
+        assert implied == tg.generate(ours, [[5, 6, 7]], **drawn, **options, do_sample=True)
+        assert tg.generate(ours, [[5, 6, 7]], **drawn, **options, do_sample=False) == plain
+    assert len(tg.generate(ours, [[5, 6, 7]], **drawn, num_return_sequences=3)) == 3
+    assert tg.generate(ours, [[5, 6, 7]], **drawn, temperature=0.0) == plain

@@ -11,6 +11,7 @@ from tests.models.conftest import Shelf
 
 import tsumugu as tg
 from tsumugu.core.errors import InputError
+from tsumugu.core.registry import FAMILIES
 
 SOME = [("bert plain", "pretraining"), ("gpt2 plain", "causal-lm"), ("llama grouped", "causal-lm")]
 
@@ -116,3 +117,16 @@ def test_fresh_weights_are_those_of_pre_training(shelf: Shelf) -> None:
 def started(model: Any, seed: int) -> Any:
     model.initialize(generator=torch.Generator().manual_seed(seed))
     return model
+
+
+@pytest.mark.parametrize("name", ["position_ids", "token_type_ids"])
+def test_indices_outside_their_table_are_one_clear_line(name: str) -> None:
+    family = FAMILIES["bert"]
+    config = family.config_class(
+        vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=6
+    )
+    model = family.build(config, "base").eval()
+    limit = config.max_positions if name == "position_ids" else config.num_segments
+    for wrong in (limit, -1):
+        with pytest.raises(InputError, match=f"{name}: {wrong} is outside 0 to {limit - 1}"):
+            model([[1, 2]], **{name: [[0, wrong]]})

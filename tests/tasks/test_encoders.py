@@ -174,6 +174,17 @@ def test_minilm_gives_the_vectors_of_sentence_transformers(minilm_path: Path) ->
     assert cosine.min() >= 0.99999
 
 
+def test_a_saved_sentence_encoder_keeps_its_manner(sentence_folder: Path, tmp_path: Path) -> None:
+    ours = tg.pipeline("sentence-embedding", model=str(sentence_folder))
+    tg.save_model(ours.model, tmp_path, tokenizer=ours.tokenizer)
+    again = tg.pipeline("sentence-embedding", model=str(tmp_path))
+    assert isinstance(ours, SentenceEmbedding)
+    assert isinstance(again, SentenceEmbedding)
+    assert again.pooling == ours.pooling
+    assert np.array_equal(again.encode(TEXTS), ours.encode(TEXTS))
+    assert np.abs(SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS) - ours.encode(TEXTS)).max() <= 1e-5
+
+
 _known: dict[Path, SentenceEmbedding] = {}
 
 

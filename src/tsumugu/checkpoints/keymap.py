@@ -196,7 +196,7 @@ class Report:
         raise CheckpointError(
             f"the checkpoint does not fit the model: {'; '.join(parts)}",
             where=where,
-            mend="check config.json against the weights, or pass strict=False to load what fits",
+            mend="check config.json against the weights (in Python, strict=False loads what fits)",
         )
 
 

@@ -25,6 +25,7 @@ VERBS = {
     "embed": ("tsumugu.cli.embed:embed", "Turn texts into vectors."),
     "similarity": ("tsumugu.cli.similarity:similarity", "Say how alike texts are in meaning."),
     "pull": ("tsumugu.cli.pull:pull", "Fetch a model into the cache."),
+    "tokenizer": ("tsumugu.cli.tokenizer:app", "Train a tokenizer, measure it, see how it cuts a text."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

@@ -44,7 +44,12 @@ def chat(
             command, _, rest = line.partition(" ")
             if command == "/exit":
                 return
-            system = _command(talk, command, rest.strip() or None, system)
+            try:
+                system = _command(talk, command, rest.strip() or None, system)
+            except InputError as error:
+                if not person:
+                    raise
+                stderr().print(str(error), markup=False)
             continue
         try:
             for piece in talk.say(line, system=system, **options):

@@ -20,9 +20,6 @@ Model = Annotated[
 ]
 Quiet = Annotated[bool, Parameter(("--quiet", "-q"), negative="", help="No progress, no summary.")]
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-"""Flags that mean drawing instead of taking the likeliest token."""
-
 
 @Parameter(name="*", group=Group("Generation", sort_key=10))
 @dataclass(kw_only=True)
@@ -46,13 +43,12 @@ class GenerationFlags:
     stop: Annotated[list[str] | None, Parameter(negative="", help="Text that ends the text; may be repeated.")] = None
     truncation: Annotated[bool, Parameter(negative="", help="Drop the beginning of a prompt that is too long.")] = False
 
-    def chosen(self, *, drawing: bool = True) -> dict[str, Any]:
-        """Only what was asked for. `drawing`: whether the flags of drawing are about drawing in this task."""
+    def chosen(self) -> dict[str, Any]:
+        """Only what was asked for."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         options = {name: value for name, value in given.items() if value not in (None, False)}
-        greedy = options.pop("greedy", False)
+        if options.pop("greedy", False):
+            options["do_sample"] = False
         if "stop" in options:
             options["stop_strings"] = tuple(options.pop("stop"))
-        if drawing and not greedy and any(name in options for name in SAMPLING):
-            options["do_sample"] = True
         return options

@@ -14,7 +14,7 @@ def pull(
     *,
     force: Annotated[bool, Parameter(negative="")] = False,
     accept_licence: Annotated[bool, Parameter(negative="")] = False,
-    quiet: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(("--quiet", "-q"), negative="")] = False,
 ) -> None:
     """Fetch a model into the cache, and say where it is.
 

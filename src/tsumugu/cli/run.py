@@ -72,7 +72,7 @@ def run(
     else:
         inputs = read_inputs(texts or [], input, format=input_format, encoding_errors=encoding_errors)
     writer = _writer(name, output, input, as_json=json)
-    options = (flags or GenerationFlags()).chosen(drawing=name in WRITING)
+    options = (flags or GenerationFlags()).chosen()
     options |= {key: value for key, value in (("targets", targets), ("pooling", pooling)) if value is not None}
     if name == "text-generation":
         options["return_full_text"] = full_text
@@ -102,7 +102,7 @@ def _rows(task: str, inputs: Inputs, column: str | None) -> Iterator[tuple[Row, 
 
 
 def _streams(options: dict[str, Any]) -> bool:
-    return options.get("num_beams", 1) == 1 and options.get("num_return_sequences", 1) == 1
+    return bool(options.get("num_beams", 1) == 1 and options.get("num_return_sequences", 1) == 1)
 
 
 def _stream(solver: Any, text: str, options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsumugu.checkpoints.gguf_write import write_gguf
+from tsumugu.checkpoints.gguf_write import Storage, write_gguf
 from tsumugu.checkpoints.keymap import KeyMap
 from tsumugu.checkpoints.load import Checkpoint, open_checkpoint
 from tsumugu.checkpoints.write import write_safetensors_folder
@@ -89,7 +90,7 @@ def save_model(
     target: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
-    storage: str = "F32",
+    storage: Storage = "F32",
     max_shard_bytes: int = 5_000_000_000,
 ) -> Path:
     """Write a model so that other tools load it.
@@ -110,19 +111,34 @@ def save_model(
             raise CheckpointError(f"the {model.family.name} family has no GGUF form here", where=str(target))
         if tokenizer is None:
             raise CheckpointError("a GGUF file holds its tokenizer", where=str(target), mend="pass tokenizer=")
-        metadata = {**gguf.metadata(model.config), **to_gguf_metadata(tokenizer)}
+        metadata = {**gguf.metadata(model.config), **to_gguf_metadata(tokenizer, model.config.vocab_size)}
         theirs = {**gguf.keymap(model.config).to_theirs(tensors), **gguf.tensors(model.config)}
         write_gguf(target, metadata, theirs, storage=storage)
         return target
     config = model.family.to_hub(model.config, model.head_name)
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     writes = model.head_name in ("causal-lm", "seq2seq-lm")
-    extra = {"generation_config.json": _generation_config(model)} if writes else {}
+    extra: dict[str, str | bytes] = {"generation_config.json": _generation_config(model)} if writes else {}
+    if model.head_name == "base" and model.path is not None and model.path.is_dir():
+        extra |= {name: (model.path / name).read_bytes() for name in _sentence_files(model.path)}
+    if tokenizer is not None:
+        extra |= _tokenizer_files(tokenizer)
     named = model.keymap.to_theirs(tensors, with_prefix=model.head_name != "base")
     write_safetensors_folder(target, named, config, max_shard_bytes=max_shard_bytes, extra_files=extra)
-    if tokenizer is not None:
-        tokenizer.save(target)
     return target
+
+
+def _sentence_files(folder: Path) -> list[str]:
+    """The small files beside a sentence encoder that say how its states become one vector."""
+    names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+    found = [*(folder / name for name in names), *folder.glob("*_*/config.json")]
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str | bytes]:
+    """What the tokenizer saves, by file name, to be written together with the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {path.name: path.read_bytes() for path in tokenizer.save(folder)}
 
 
 def _recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config, str, KeyMap]:

@@ -20,6 +20,9 @@ from tsumugu.text.tokenizer import Tokenizer
 
 Rows = NDArray[np.int64]
 
+DRAWING = ("temperature", "top_k", "top_p", "min_p")
+"""Options that shape a draw, and so ask for one."""
+
 
 def generate(
     model: Any,
@@ -90,8 +93,15 @@ def beginnings(model: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOptions:
-    """Checked options for texts that begin so: `max_length` becomes `max_new_tokens`, the model's end is filled in."""
+    """Checked options for texts that begin so.
+
+    `max_length` becomes `max_new_tokens`, the model's own end is filled in, and who names an option of drawing, or
+    several texts without beams, means drawing unless `do_sample` says otherwise.
+    """
     options = dict(options)
+    if options.get("num_beams", 1) == 1:
+        several = options.get("num_return_sequences", 1) != 1
+        options.setdefault("do_sample", several or any(name in options for name in DRAWING))
     longest = max(len(prompt) for prompt in prompts)
     max_length = options.pop("max_length", None)
     if max_length is not None:

@@ -15,7 +15,8 @@ class GenerationOptions(Config):
     Attributes:
         max_new_tokens: how many tokens to write at most; a text ends earlier where the model's context is full.
         min_new_tokens: no end before so many.
-        do_sample: draw from the distribution instead of taking its maximum.
+        do_sample: draw from the distribution instead of taking its maximum; implied, unless given, by temperature,
+            top_k, top_p, min_p, or several texts without beams.
         temperature: logits are divided by it; 0 is greedy.
         top_k: only the k likeliest tokens; 0 for all.
         top_p: only the likeliest tokens that together have this probability (nucleus).

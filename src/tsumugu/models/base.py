@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from tsumugu.blocks.normalization import LayerNorm, RMSNorm
 from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
 from tsumugu.core.config import Config, type_hints
-from tsumugu.core.errors import ConfigError, InputError, did_you_mean
+from tsumugu.core.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import TensorFormat, convert_tensor, to_torch
+
+T = TypeVar("T")
 
 HEADS = {
     "base": "hidden states, no head",
@@ -197,6 +199,21 @@ class Model(nn.Module):
                 )
         return given.to(self.device, torch.int64)
 
+    def indices(self, given: Any, name: str, limit: int) -> Tensor | None:
+        """Indices into a table of `limit` rows, from any tensor kind or lists, on the model's device; None stays None.
+
+        Raises:
+            InputError: one of them is outside the table.
+        """
+        if given is None:
+            return None
+        indices = to_torch(given)
+        if indices.device.type != "meta" and indices.numel():
+            low, high = int(indices.min()), int(indices.max())
+            if low < 0 or high >= limit:
+                raise InputError(f"{low if low < 0 else high} is outside 0 to {limit - 1}", where=name)
+        return indices.to(self.device, torch.int64)
+
     def real(self, attention_mask: Any, ids: Tensor) -> Tensor | None:
         """Which of `ids` `[batch, time]` are no padding, from any tensor kind or lists; None if nothing is said.
 
@@ -295,6 +312,18 @@ class Family:
                 mend=f"choose with task=: {', '.join(self.heads)}",
             )
         return self.heads[0]
+
+
+def preset(presets: Mapping[str, T], name: str, *, family: str) -> T:
+    """The preset called `name`, in capitals or not, with the family's name before it or not.
+
+    Raises:
+        UnknownNameError: there is none; it names the nearest.
+    """
+    word = name.lower().removeprefix(f"{family}-")
+    if word not in presets:
+        raise UnknownNameError(f"{family} has no preset {name!r}", mend=did_you_mean(word, presets))
+    return presets[word]
 
 
 def translate(data: Mapping[str, Any], names: Mapping[str, str], kind: type[Any]) -> dict[str, Any]:

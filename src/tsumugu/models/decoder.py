@@ -38,7 +38,8 @@ class Decoder(Model):
     """Token ids `[batch, time]` -> logits of the next token, or hidden states, or labels.
 
     A family hands in its parts; its configuration has `hidden_size`, `vocab_size`, `max_positions`, `num_kv_heads`,
-    `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`.
+    `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`, or
+    `windows` where it is not so in every layer.
     """
 
     def __init__(
@@ -107,9 +108,8 @@ class Decoder(Model):
                 where="input_ids",
                 mend="shorten the text or generate fewer tokens",
             )
-        if position_ids is not None:
-            positions = to_torch(position_ids).to(ids.device, torch.int64)
-        else:
+        positions = self.indices(position_ids, "position_ids", self.config.max_positions)
+        if positions is None:
             steps = torch.arange(time, device=ids.device)[None]
             positions = steps + (offset[:, None] if isinstance(offset, Tensor) else offset)
         real = self.real(attention_mask, ids)
@@ -143,14 +143,23 @@ class Decoder(Model):
         """A `Session` of the reference engine."""
         return FUNCTIONS["torch-session"](self, capacity=capacity)
 
-    def _mask(self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any) -> Mask:
-        window = getattr(self.config, "window", None)
-        mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, device=ids.device)
-        if real is not None:
-            mask = mask & padding_mask(real)
-        if document_ids is not None:
-            mask = mask & document_mask(to_torch(document_ids).to(ids.device))
-        return mask
+    def _mask(
+        self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any
+    ) -> Mask | list[Mask]:
+        """What each token sees: one mask for all layers, or one for each."""
+        windows = getattr(self.config, "windows", None)
+        documents = None if document_ids is None else document_mask(to_torch(document_ids).to(ids.device))
+
+        def windowed(window: int | None) -> Mask:
+            mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, device=ids.device)
+            if real is not None:
+                mask = mask & padding_mask(real)
+            return mask if documents is None else mask & documents
+
+        if windows is None:
+            return windowed(getattr(self.config, "window", None))
+        made = {window: windowed(window) for window in dict.fromkeys(windows)}
+        return [made[window] for window in windows]
 
     def _answer(
         self, x: Tensor, ids: Tensor, real: Tensor | None, labels: Tensor | None, logits_to_keep: int | Tensor

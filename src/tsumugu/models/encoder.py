@@ -83,7 +83,7 @@ class Encoder(Model):
                 where="input_ids",
                 mend="truncate the text (truncation=True in the tokenizer)",
             )
-        positions = self._on_device(position_ids)
+        positions = self.indices(position_ids, "position_ids", self.config.max_positions)
         if positions is None:
             positions = self.positions(ids)
         real = self.real(attention_mask, ids)
@@ -91,7 +91,8 @@ class Encoder(Model):
         if document_ids is not None:
             mask = mask & document_mask(to_torch(document_ids).to(ids.device))
         keep: list[Tensor] | None = [] if output_hidden_states else None
-        x = self.embeddings(ids, positions=positions, segments=self._on_device(token_type_ids))
+        segments = self.indices(token_type_ids, "token_type_ids", self.config.num_segments)
+        x = self.embeddings(ids, positions=positions, segments=segments)
         x = self.encoder(x, mask=mask, keep=keep)
         output = self._answer(x, None if labels is None else to_torch(labels).to(x.device))
         if next_sentence_label is not None and output.next_sentence_logits is not None:
@@ -127,9 +128,6 @@ class Encoder(Model):
             logits=logits,
             next_sentence_logits=None if self.next_sentence is None else self.next_sentence(pooled),
         )
-
-    def _on_device(self, given: Any) -> Tensor | None:
-        return None if given is None else to_torch(given).to(self.device, torch.int64)
 
 
 def _within(positions: Tensor, time: int) -> Tensor:

@@ -51,5 +51,5 @@ def pipeline(
         return kind(model, tokenizer, **options)
     source = model if model is not None else kind.default_model
     if source is None:
-        raise InputError(f"{kind.name} has no default model", where="model", mend="name one with model=")
+        raise InputError(f"{kind.name} has no default model", where="model", mend="name one")
     return kind.load(source, tokenizer=tokenizer, **options)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
     from tsumugu.tasks.pipeline import pipeline as pipeline
+    from tsumugu.text.training import train_tokenizer as train_tokenizer
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "pull": "tsumugu.hub.resolve",
     "save_model": "tsumugu.engines.torch",
     "save_tensors": "tsumugu.checkpoints.load",
+    "train_tokenizer": "tsumugu.text.training",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

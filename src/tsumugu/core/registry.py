@@ -78,6 +78,7 @@ FAMILY_SUMMARIES = {
         ("bert",), "bidirectional encoder: classification, tagging, spans, sentence vectors, hidden tokens"
     ),
     "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
+    "gpt3": FamilySummary(("gpt3",), "decoder: text generation, dense and banded layers in turn (presets to 175B)"),
     "llama": FamilySummary(("llama", "mistral"), "decoder: text generation, chat (also SmolLM2, TinyLlama, Mistral)"),
     "roberta": FamilySummary(
         ("roberta", "xlm-roberta"), "bidirectional encoder, trained longer: as BERT (also XLM-RoBERTa)"
@@ -91,12 +92,14 @@ FAMILIES = Registry(
     {
         "bert": "tsumugu.models.bert:FAMILY",
         "gpt2": "tsumugu.models.gpt2:FAMILY",
+        "gpt3": "tsumugu.models.gpt3:FAMILY",
         "llama": "tsumugu.models.llama:FAMILY",
         "roberta": "tsumugu.models.roberta:FAMILY",
         "t5": "tsumugu.models.t5:FAMILY",
     },
     aliases={
         "gpt-2": "gpt2",
+        "gpt-3": "gpt3",
         "mistral": "llama",
         "smollm": "llama",
         "xlm-roberta": "roberta",

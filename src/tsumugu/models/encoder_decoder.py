@@ -89,11 +89,13 @@ class EncoderDecoder(Model):
             InputError: nothing to read or to write, or ids outside the vocabulary.
         """
         read: list[Tensor] | None = [] if output_hidden_states else None
-        real = None if attention_mask is None else to_torch(attention_mask).to(self.device)
         if encoder_outputs is not None:
             states, read = _states(encoder_outputs).to(self.device), None
+            real = self.real(attention_mask, states[..., 0])
         elif input_ids is not None:
-            states = self.encode(self.ids(input_ids), real, keep=read)
+            ids = self.ids(input_ids)
+            real = self.real(attention_mask, ids)
+            states = self.encode(ids, real, keep=read)
         else:
             raise InputError("there is nothing to read", where="input_ids", mend="give input_ids or encoder_outputs")
         if self.decoder is None:
@@ -107,7 +109,7 @@ class EncoderDecoder(Model):
                 )
             decoder_input_ids = self.shifted(targets)
         written = self.ids(decoder_input_ids)
-        begun = None if decoder_attention_mask is None else to_torch(decoder_attention_mask).to(self.device)
+        begun = self.real(decoder_attention_mask, written)
         keep: list[Tensor] | None = [] if output_hidden_states else None
         seen = EVERYTHING if real is None else padding_mask(real)
         x = self.decode(written, states, real=begun, context_mask=seen, keep=keep)

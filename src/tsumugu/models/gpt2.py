@@ -72,11 +72,20 @@ class GPT2Config(Config):
 
 def build(config: GPT2Config, head: str) -> Decoder:
     """A GPT-2 with fresh weights."""
+    return assemble(FAMILY, config, head)
+
+
+def assemble(family: Family, config: GPT2Config, head: str) -> Decoder:
+    """GPT-2's network for a family that has it."""
     width = config.hidden_size
     layers = [
         Layer(
             attention=Attention(
-                width, config.num_heads, dropout=config.attention_dropout, scale=config.attention_scale(index)
+                width,
+                config.num_heads,
+                head_dim=config.head_dim,
+                dropout=config.attention_dropout,
+                scale=config.attention_scale(index),
             ),
             feed_forward=FeedForward(
                 width,
@@ -92,7 +101,7 @@ def build(config: GPT2Config, head: str) -> Decoder:
         for index in range(config.num_layers)
     ]
     return Decoder(
-        FAMILY,
+        family,
         config,
         head,
         embeddings=Embeddings(
@@ -112,7 +121,7 @@ def keymap(config: GPT2Config, head: str) -> KeyMap:
         same("transformer.wpe.weight", "embeddings.position.weight"),
         *both("transformer.ln_f", "decoder.norm"),
     ]
-    thirds = Split((config.hidden_size,) * 3)
+    thirds = Split((config.num_heads * config.head_dim,) * 3)
     for i in range(config.num_layers):
         theirs, ours = f"transformer.h.{i}", f"decoder.layers.{i}"
         rules += both(f"{theirs}.ln_1", f"{ours}.attention_norm")

@@ -150,8 +150,14 @@ def test_prune_and_gc(root: Path) -> None:
     part = root / folder(MODEL) / "blobs" / "x.12345678.incomplete"
     part.write_bytes(b"x" * 100)
     os.utime(part, (1, 1))
+    left = root / ".locks" / ".tsumugu" / "trash" / "abc" / "1"
+    left.mkdir(parents=True)
+    (left / "big").write_bytes(b"x" * 9000)
+    cache("gc", "--dry-run", root=root)
+    assert left.exists()
     assert "leftover" in cache("gc", "--yes", root=root)
     assert not part.exists()
+    assert not left.exists()
 
 
 def test_verify_and_repair(root: Path, hub: Hub) -> None:

@@ -395,6 +395,37 @@ def test_what_is_forbidden_is_listed_and_the_rest_goes_on(root: Path) -> None:
     assert (locked / "snapshots" / NEW).exists()
 
 
+def test_what_cannot_be_read_is_not_taken_for_unneeded(root: Path) -> None:
+    """A revision that may not be read may need any blob: nothing of its repo is an orphan, and it goes whole or not."""
+    code = (
+        "import os, encodings.idna, filelock\n"
+        "from tsumugu.hub.cache import *\n"
+        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        f"seen = scan(root={str(root)!r})\n"
+        f"plan = plan_delete(seen, {{ {folder(MODEL)!r}: [{OLD!r}] }})\n"
+        "print(len(plan.steps), plan.kept[0].reason if plan.kept else '')\n"
+        "out = execute(plan_gc(seen, older_than=0, now=9e9))\n"
+        "print(len([each for each in out.done if 'alpha' in each.path and 'locks' not in each.path]))\n"
+    )
+    subprocess.run(["chmod", "-R", "a+rwX", str(root)], check=True)
+    if os.getuid() == 0:
+        subprocess.run(["chown", "-R", "65534", str(root)], check=True)
+    for parent in root.parents:
+        if parent.stat().st_mode & 0o005 != 0o005 and str(parent).startswith("/tmp/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    was = contents(root)
+    hidden = root / folder(MODEL) / "snapshots"
+    for place in (hidden, hidden / NEW):
+        place.chmod(0o000)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
+        place.chmod(0o755)
+        assert done.returncode == 0, done.stderr
+        *_, gone = done.stdout.splitlines()
+        assert gone == "0"
+        assert place == hidden or "0 cannot be read in full; it can only go as a whole" in done.stdout
+        assert contents(root) == was
+
+
 # What an interruption leaves
 
 

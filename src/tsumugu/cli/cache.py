@@ -302,6 +302,8 @@ def gc(
         cache = "hub"
     age = parse_age(older_than)
     seen = work.scans(cache, dir)
+    if not dry_run:
+        work.empty_trash(seen)
     plans = [plan_gc(each, older_than=age, keep_last=keep_last, max_size=limit) for each in seen]
     work.carry_out(plans, yes=yes, dry_run=dry_run, as_json=as_json)
 

@@ -19,7 +19,18 @@ from tsumugu.cli.cache_text import (
     size_text,
 )
 from tsumugu.core.errors import InputError, TsumuguError
-from tsumugu.hub.cache import CacheScan, Plan, check_root, execute, locate, locations, plan_delete, read_journal, rows
+from tsumugu.hub.cache import (
+    CacheScan,
+    Kind,
+    Plan,
+    check_root,
+    execute,
+    locate,
+    locations,
+    plan_delete,
+    read_journal,
+    rows,
+)
 from tsumugu.hub.cache import scan as scan_cache
 from tsumugu.hub.cache.select import Row, compile_filter, find, order
 
@@ -127,6 +138,17 @@ def _find_in(seen: Sequence[CacheScan], name: str) -> tuple[CacheScan, list[Row]
     if helpful or errors:
         raise (helpful or errors)[0]
     raise InputError("there is no cache yet", mend="tsumugu cache where lists the places")
+
+
+def empty_trash(seen: Sequence[CacheScan]) -> None:
+    """Finish what interrupted deletions left in the trash, and say so."""
+    from tsumugu.hub.cache.execute import finish_earlier
+
+    for scan in seen:
+        left = sum(part.disk for part in scan.parts if part.kind is Kind.TRASH)
+        if left and finish_earlier(scan.root, scan.cache):
+            told = f"{scan.cache} cache: {size_text(left)} that an interrupted deletion had put aside came back."
+            print(told, file=sys.stderr)
 
 
 def choose_by_hand(seen: Sequence[CacheScan], sort: str, *, disable_tui: bool, edit: bool) -> list[Plan] | None:

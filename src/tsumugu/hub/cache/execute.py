@@ -11,6 +11,7 @@ blob that anything still links to.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -147,12 +148,16 @@ class _Run:
             return
         commits = set(target.commits)
         going = [each for each in repo.revisions if each.commit in commits]
-        used = {file.blob.path for each in going for file in each.files} & in_use.keys()
+        files = [file.blob for each in going for file in each.files]
+        used = {path for blob in files for path in (blob.path, blob.shared) if path in in_use}
         if used:
-            path = min(used)
+            path = min(each for each in used if each is not None)
             self.kept.append(Kept(target.id, f"is in use by process {in_use[path]}"))
             return
         whole = target.whole and len(going) == len(repo.revisions)
+        if repo.unread and not whole:
+            self.kept.append(Kept(target.id, "cannot be read in full; it can only go as a whole"))
+            return
         draft = Draft(root)
         draft_repo(draft, repo, going, whole=whole)
         [steps] = settle([draft])
@@ -211,7 +216,7 @@ class _Run:
                     self.finish(step)
             needed = self.needed_blobs(repo.folder)
             for step in blobs:
-                if f"{root}/{step.path}" in needed:
+                if needed is None or f"{root}/{step.path}" in needed:
                     self.kept.append(Kept(step.path, "another revision links to it"))
                     continue
                 place = self.move(step)
@@ -222,7 +227,8 @@ class _Run:
             with suppress(OSError):
                 guard.rmdir(lock_folder)
         # Whoever waited for a lock links to a blob that was there when it looked. It gets the blob back.
-        for path in self.needed_blobs(repo.folder) & places.keys():
+        needed = self.needed_blobs(repo.folder)
+        for path in [*places] if needed is None else needed & places.keys():
             step, place = places.pop(path)
             if guard.restore(place, step.path):
                 self.kept.append(Kept(step.path, "a download began just now"))
@@ -242,8 +248,8 @@ class _Run:
         else:
             self.finish(step)
 
-    def needed_blobs(self, folder: str) -> set[str]:
-        """Where links of a repo's snapshots lead now, whether anything is there or not. Nothing, for other caches."""
+    def needed_blobs(self, folder: str) -> set[str] | None:
+        """Where links of a repo's snapshots lead now, whether anything is there or not; None if that cannot be read."""
         found: set[str] = set()
         waiting = [f"{self.guard.root}/{folder}/snapshots"]
         while waiting:
@@ -255,8 +261,10 @@ class _Run:
                             found.add(os.path.normpath(to))
                         elif entry.is_dir():
                             waiting.append(entry.path)
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError:
+                return None
         return found
 
     # Things that belong to no revision
@@ -299,13 +307,14 @@ class _Run:
         lock = f"{root}/{LOCKS}/{folder}/{etag}.lock"
         if is_held(lock):
             self.kept.append(Kept(step.path, "is being downloaded (a lock is held)"))
-        elif path in self.needed_blobs(folder):
+        elif (needed := self.needed_blobs(folder)) is None or path in needed:
             self.kept.append(Kept(step.path, "a revision links to it by now"))
         else:
             place = self.move(step)
             if place is None:
                 return
-            if path in self.needed_blobs(folder) and self.guard.restore(place, step.path):
+            needed = self.needed_blobs(folder)
+            if (needed is None or path in needed) and self.guard.restore(place, step.path):
                 self.kept.append(Kept(step.path, "a download began just now"))
             else:
                 self.finish(step)
@@ -335,10 +344,11 @@ class _Run:
                 self.finish(step)
 
     def links_to(self, blob: str, name: str) -> bool:
-        try:
-            if blob.startswith("/") or ".." in blob.split("/"):
-                return False
-            match = STORE_LINK.fullmatch(os.readlink(f"{self.guard.root}/{blob}"))
-        except OSError:
+        """Whether a repo's blob is a link to a payload of the store. What cannot be read counts as one."""
+        if blob.startswith("/") or ".." in blob.split("/"):
             return False
+        try:
+            match = STORE_LINK.fullmatch(os.readlink(f"{self.guard.root}/{blob}"))
+        except OSError as error:
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
         return match is not None and match[2] == name

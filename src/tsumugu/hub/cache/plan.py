@@ -147,6 +147,9 @@ def plan_delete(
         if repo.is_link and not whole:
             kept.append(Kept(folder, "is a link out of the cache; only the link as a whole can go"))
             continue
+        if repo.unread and not whole:
+            kept.append(Kept(repo.id, "cannot be read in full; it can only go as a whole"))
+            continue
         draft = Draft(scan.root)
         draft_repo(draft, repo, going, whole=whole)
         if whole:

@@ -138,7 +138,8 @@ class Repo:
 
     `disk` is what ``du -sb path`` says. `extras` gives the bytes of refs and notes, by path inside the repo. `hard` has
     a line for every path in the repo whose file has other hard links, there or elsewhere. `problems` is empty exactly
-    when huggingface_hub's scan accepts the repo.
+    when huggingface_hub's scan accepts the repo. `unread` says that a part of it could not be read: then nobody knows
+    what its revisions need, and it can only go as a whole.
     """
 
     type: str
@@ -156,6 +157,7 @@ class Repo:
     hard: tuple[HardLink, ...] = ()
     problems: tuple[str, ...] = ()
     is_link: bool = False
+    unread: bool = False
 
     @property
     def id(self) -> str:

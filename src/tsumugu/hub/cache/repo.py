@@ -35,11 +35,18 @@ def read_repo(
     reader = _Reader(Walk(walk.root) if is_link else walk, path, folder, has_store)
     top = os.stat(path) if top is None or is_link else top
     reader.disk = walk.add(Kind.LINK, os.lstat(path)) if is_link else walk.add(Kind.FOLDER, top)
+    unread_before = len(reader.walk.unreadable)
     own, hard_before = reader.disk, len(reader.walk.hard)
     reader.read()
     used = {each.blob.path: each.blob for revision in reader.revisions for each in revision.files}
-    reader.count_blobs(used)
-    reader.check_refs(top.st_mtime)
+    unread = reader.walk.unreadable[unread_before:]
+    reader.count_blobs(used, all_known=not unread)
+    if unread:
+        reader.problems += [f"cannot be read: {each}" for each in unread]
+    else:
+        reader.check_refs(top.st_mtime)
+    if is_link:
+        walk.unreadable += unread
     blobs, hard = used.values(), tuple(reader.walk.hard[hard_before:])
     repo = Repo(
         type=type,
@@ -57,6 +64,7 @@ def read_repo(
         hard=() if is_link else hard,
         problems=tuple(reader.problems),
         is_link=is_link,
+        unread=bool(unread),
     )
     if reader.elsewhere or has_store:
         walk.mixed.append(repo)
@@ -305,11 +313,11 @@ class _Reader:
             if found is not None and path.startswith(f"{self.path}/blobs/") and _is_gone(path):
                 self.leftovers.append(leftover(Kind.BROKEN, entry.path, found, folder=self.folder))
 
-    def count_blobs(self, used: dict[str, Blob]) -> None:
-        """Add the payloads, now that it is known which of them a revision needs."""
+    def count_blobs(self, used: dict[str, Blob], *, all_known: bool) -> None:
+        """Add the payloads. If all revisions are known, those that none of them needs are orphans."""
         walk, count, total = self.walk, 0, 0
         for blob in self.blobs.values():
-            needed = blob.path in used
+            needed = blob.path in used or not all_known
             is_file = not blob.is_link
             if is_file and blob.links == 1 and needed:
                 count += 1

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tsumugu.text.tokenizer import Tokenizer
 
+# As the command line does: threads that wait asleep leave a busy machine to those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 WheelMaker = Callable[..., Path]
 
 

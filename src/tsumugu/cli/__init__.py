@@ -55,7 +55,7 @@ def build_app() -> App:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and leave. Bad input is one line on standard error and code 2, never a traceback."""
     code: str | int | None = 0
-    # Threads that wait asleep instead of spinning: on a machine that does other work too, torch is several times quicker.
+    # Threads that wait asleep instead of spinning: on a machine that does other work, torch is several times quicker.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         _let_any_text_be_printed()

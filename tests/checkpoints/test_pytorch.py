@@ -81,6 +81,23 @@ def test_module_state(zipped: bool, tmp_path: Path) -> None:
         same(entries[name], expected)
 
 
+@KINDS
+@pytest.mark.parametrize("key", [None, "model"])
+def test_nested_dictionaries(key: str | None, zipped: bool, tmp_path: Path) -> None:
+    """Names are joined by dots; a dictionary that holds itself is no trap, and a deep one ends."""
+    loop: dict[str, Any] = {"weight": torch.ones(2)}
+    loop["again"] = loop
+    deep: dict[str, Any] = {"weight": torch.zeros(1)}
+    for _ in range(40):
+        deep = {"down": deep}
+    tree = {"first": {"layers.0.weight": torch.arange(3.0), "inner": {"bias": torch.zeros(4)}, 5: 1}, "loop": loop}
+    state = {**tree, "deep": deep}
+    entries, beside = read_pytorch(save({"step": 7, key: state} if key else state, tmp_path / "model.pt", zipped))
+    assert set(entries) == {"first.layers.0.weight", "first.inner.bias", "loop.weight"}
+    same(entries["first.layers.0.weight"], torch.arange(3.0))
+    assert beside == ({"step": 7} if key else {})
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
 def test_state_dict_inside_a_training_checkpoint(key: str, tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)

@@ -93,6 +93,37 @@ class InterleavedRotary:
 
 
 @dataclass(frozen=True)
+class MegatronHeads:
+    """A fused query, key and value <-> the three, in the order of rows that a Megatron checkpoint of `version` has.
+
+    Version 0 keeps them one after the other; version 1 has the three rows of each dimension side by side, head by head;
+    2 and 3 keep each head's query, key and value one after the other.
+
+    Source: Megatron-LM, megatron/checkpointing.py, `fix_query_key_value_ordering`.
+    """
+
+    heads: int
+    version: int
+
+    def forward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        (fused,) = tensors
+        sizes = [self.heads, len(fused) // self.heads // 3]
+        sizes.insert(self._axis, 3)
+        parts = fused.reshape(*sizes, *fused.shape[1:]).unbind(self._axis)
+        return [each.reshape(len(fused) // 3, *fused.shape[1:]) for each in parts]
+
+    def backward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        rows, rest = len(tensors[0]), tensors[0].shape[1:]
+        parts = [each.reshape(self.heads, rows // self.heads, *rest) for each in tensors]
+        return [torch.stack(parts, dim=self._axis).reshape(3 * rows, *rest)]
+
+    @property
+    def _axis(self) -> int:
+        """Where the three stand among the rows' axes."""
+        return {0: 0, 1: 2}.get(self.version, 1)
+
+
+@dataclass(frozen=True)
 class Chain:
     """Operations one after the other."""
 

@@ -1,7 +1,8 @@
 """Reading PyTorch's own files (.bin, .pt, .pth), both kinds: zip archives, and the older sequence of pickles.
 
-Only state dicts are read: names to tensors, perhaps one level down beside an optimizer. The pickle is interpreted, not
-run (`unpickle`), and what it says of storages, shapes and strides is checked against the file before it is believed.
+Only state dicts are read: names to tensors, perhaps one level down beside an optimizer, perhaps nested, as Megatron's
+are; then the names are joined by dots. The pickle is interpreted, not run (`unpickle`), and what it says of storages,
+shapes and strides is checked against the file before it is believed.
 
 Source: torch/serialization.py, `_save`, `_legacy_save`; torch/_utils.py, `_rebuild_tensor_v2`, `_rebuild_tensor_v3`.
 """
@@ -22,7 +23,7 @@ from tsumugu.core.errors import CheckpointError
 
 PICKLE_LIMIT = 1 << 26
 MAGIC_NUMBER, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-MAX_DIMENSIONS, LARGEST = 64, 1 << 62
+MAX_DIMENSIONS, MAX_NESTING, LARGEST = 64, 16, 1 << 62
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Where training scripts commonly keep the state dict inside a larger checkpoint."""
 SAVE_WEIGHTS = "it must hold weights alone: torch.save(model.state_dict(), path), or better, safetensors"
@@ -263,7 +264,29 @@ def _state_dict(tree: Any, path: Path) -> tuple[dict[str, _Tensor], dict[str, An
             raise CheckpointError("has a tensor whose name is not text", where=str(path), mend=SAVE_WEIGHTS)
         if tensors:
             return tensors, _plain(tree)
+    for state in reversed(inner):
+        tensors = _flattened(state)
+        if tensors:
+            return tensors, _plain(tree)
     raise CheckpointError("holds no tensors by name", where=str(path), mend=SAVE_WEIGHTS)
+
+
+def _flattened(tree: dict[Any, Any]) -> dict[str, _Tensor]:
+    """The tensors of nested dictionaries, their keys joined by dots. A dictionary that comes again is read once."""
+    tensors: dict[str, _Tensor] = {}
+    left: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), tree)]
+    seen = {id(tree)}
+    while left:
+        path, state = left.pop()
+        for name, value in state.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, _Tensor):
+                tensors[".".join((*path, name))] = value
+            elif isinstance(value, dict) and len(path) < MAX_NESTING and id(value) not in seen:
+                seen.add(id(value))
+                left.append(((*path, name), value))
+    return tensors
 
 
 def _plain(tree: dict[Any, Any]) -> dict[str, Any]:

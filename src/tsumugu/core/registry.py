@@ -80,6 +80,7 @@ FAMILY_SUMMARIES = {
     "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
     "gpt3": FamilySummary(("gpt3",), "decoder: text generation, dense and banded layers in turn (presets to 175B)"),
     "llama": FamilySummary(("llama", "mistral"), "decoder: text generation, chat (also SmolLM2, TinyLlama, Mistral)"),
+    "megatron": FamilySummary(("megatron",), "decoder: text generation, as GPT-2 (presets to MT-NLG 530B)"),
     "roberta": FamilySummary(
         ("roberta", "xlm-roberta"), "bidirectional encoder, trained longer: as BERT (also XLM-RoBERTa)"
     ),
@@ -94,12 +95,15 @@ FAMILIES = Registry(
         "gpt2": "tsumugu.models.gpt2:FAMILY",
         "gpt3": "tsumugu.models.gpt3:FAMILY",
         "llama": "tsumugu.models.llama:FAMILY",
+        "megatron": "tsumugu.models.megatron:FAMILY",
         "roberta": "tsumugu.models.roberta:FAMILY",
         "t5": "tsumugu.models.t5:FAMILY",
     },
     aliases={
         "gpt-2": "gpt2",
         "gpt-3": "gpt3",
+        "megatron-gpt": "megatron",
+        "mt-nlg": "megatron",
         "mistral": "llama",
         "smollm": "llama",
         "xlm-roberta": "roberta",

@@ -161,7 +161,7 @@ def _recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config
     family = find_family(checkpoint.config, where=where)
     config = family.from_hub(checkpoint.config)
     if family.fit is not None:
-        config = family.fit(config, checkpoint.tensors)
+        config = family.fit(config, checkpoint.tensors, checkpoint.metadata)
     architectures = checkpoint.config.get("architectures")
     head = family.head(task, architectures if isinstance(architectures, list) else None)
     return family, config, head, family.keymap(config, head)

@@ -267,7 +267,8 @@ class Family:
         to_hub: configuration and head -> the content of config.json.
         architectures: class names that config.json may have in `architectures` -> our heads, the default first.
         gguf: how it is kept in GGUF files, if it is.
-        fit: configuration and a checkpoint's tensors -> the configuration, where config.json leaves something open.
+        fit: configuration, a checkpoint's tensors, and the plain values beside them -> the configuration, where
+            config.json leaves something open.
     """
 
     name: str
@@ -280,7 +281,7 @@ class Family:
     to_hub: Callable[[Any, str], dict[str, Any]]
     architectures: Mapping[str, str]
     gguf: GGUF | None = None
-    fit: Callable[[Any, Mapping[str, Readable]], Config] | None = None
+    fit: Callable[[Any, Mapping[str, Readable], Mapping[str, Any]], Config] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -266,7 +266,7 @@ def from_hub(data: Mapping[str, Any]) -> T5Config:
     return T5Config.from_dict(values, where="config.json")
 
 
-def fit(config: T5Config, tensors: Mapping[str, Readable]) -> T5Config:
+def fit(config: T5Config, tensors: Mapping[str, Readable], beside: Mapping[str, Any]) -> T5Config:
     """The configuration that the checkpoint shows: config.json often does not tell whether the tables are one.
 
     Version 1.1's says that they are two, copies by newer tools that they are one, whether they are or not.

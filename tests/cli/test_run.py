@@ -161,6 +161,14 @@ def test_standard_input_is_read_line_by_line(encoder_folder: Path, decoder_folde
     assert "unknown command '/nothing'" in done.stderr
 
 
+def test_rows_before_a_broken_one_are_answered(encoder_folder: Path) -> None:
+    command = [sys.executable, "-m", "tsumugu", "embed", "-", "-m", str(encoder_folder)]
+    done = subprocess.run(command, input=b"fine\nbroken \xff\nnever\n", capture_output=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["fine"]
+    assert b"line 2" in done.stderr
+
+
 def test_a_talk_in_a_terminal(decoder_folder: Path) -> None:
     """A real pseudo-terminal: the prompt, an answer, a command, Ctrl-C in an answer, the end."""
     program = pexpect.spawn(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,16 @@ from cyclopts import Parameter
 
 from tsumugu.cli.console import progress
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.inputs import EncodingErrors, InputFormat, InputPath, TextColumn, Texts, one_text, read_inputs
+from tsumugu.cli.inputs import (
+    EncodingErrors,
+    InputFormat,
+    InputPath,
+    TextColumn,
+    Texts,
+    in_batches,
+    one_text,
+    read_inputs,
+)
 from tsumugu.cli.options import Device, DType, Model, Quiet
 
 CHUNK = 1024
@@ -47,14 +55,14 @@ def embed(
         task = SentenceEmbedding.load(model or "minilm", dtype=dtype, device=device, progress=watch)
     with sink as write, progress(quiet=quiet) as display:
         bar = display.add_task("embedding", total=inputs.total)
-        while chunk := list(islice(inputs.rows, CHUNK)):
+        for chunk in in_batches(((row, one_text(row, text_column)) for row in inputs.rows), CHUNK):
             vectors = task.encode(
-                [one_text(row, text_column) for row in chunk],
+                [text for _, text in chunk],
                 pooling=pooling,
                 normalize=normalize,
                 progress=lambda count: display.advance(bar, count),
             )
-            for row, vector in zip(chunk, vectors, strict=True):
+            for (row, _), vector in zip(chunk, vectors, strict=True):
                 write(row.values, vector)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -14,6 +14,8 @@ from tsumugu.cli.dash import DASH
 from tsumugu.core.errors import InputError
 from tsumugu.data.readers import count_rows, read_rows
 from tsumugu.data.rows import Row, require_columns, text_column, text_of
+
+T = TypeVar("T")
 
 Texts = Annotated[list[str] | None, DASH, Parameter(name="text", negative="", help="Texts; - reads standard input.")]
 InputPath = Annotated[
@@ -73,3 +75,21 @@ def two_texts(row: Row, column: str | None) -> tuple[str, str]:
         raise InputError("two columns with texts are needed", where=row.where, mend="--text-column first,second")
     require_columns(names, row.values, row.where)
     return text_of(row, names[0]), text_of(row, names[1])
+
+
+def in_batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The rows in lists of `size`; those before a row that cannot be read still come, then its error."""
+    batch: list[T] = []
+    problem: InputError | None = None
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except InputError as error:
+        problem = error
+    if batch:
+        yield batch
+    if problem is not None:
+        raise problem

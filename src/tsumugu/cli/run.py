@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from tsumugu.cli.inputs import (
     Inputs,
     TextColumn,
     Texts,
+    in_batches,
     one_text,
     read_inputs,
     two_texts,
@@ -87,7 +87,7 @@ def run(
         return
     with writer as write, progress(quiet=quiet) as display:
         bar = display.add_task(name, total=inputs.total)
-        while batch := list(islice(rows, batch_size)):
+        for batch in in_batches(rows, batch_size):
             results = solver([text for _, text in batch], **options)
             for (row, _), result in zip(batch, results, strict=True):
                 write(row.values, result)

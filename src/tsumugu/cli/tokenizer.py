@@ -225,12 +225,14 @@ def _print_report(found: Report, *, mecab: bool) -> None:
     from tsumugu.cli.console import stdout
 
     table = _table(
-        f"{found.texts} texts", "", "characters", "tokens", "chars/token", "bytes/token", "tokens/word", "unknown"
+        f"{found.texts} texts", "", "chars", "tokens", "chars/token", "bytes/token", "tokens/word", "unknown"
     )
     for name, each in (("all", found.total), *found.languages.items()):
-        table.add_row(name, *_cells(each), _percent(each.unknown / each.tokens if each.tokens else 0))
+        table.add_row(
+            name, *_cells(each), _percent(each.unknown_characters / each.characters if each.characters else 0)
+        )
     stdout().print(table)
-    table = _table("By script", "", "characters", "tokens", "chars/token", "bytes/token")
+    table = _table("By script", "", "chars", "tokens", "chars/token", "bytes/token")
     for name, each in found.scripts.items():
         table.add_row(name, *_cells(each)[:-1])
     stdout().print(table)
@@ -240,9 +242,9 @@ def _print_report(found: Report, *, mecab: bool) -> None:
     )
     if "ja" in found.languages and not mecab:
         stdout().print("tokens per Japanese word need MeCab: pip install 'tsumugu[ja]'", markup=False)
-    table = _table("Longest tokens", "token", "characters", "times")
+    table = _table("Longest tokens", "token", "chars", "times")
     for token, count in found.longest:
-        table.add_row(Text(printable(token)), str(len(token)), str(count))
+        table.add_row(Text(printable(token).replace(" ", "␣")), str(len(token)), str(count))
     stdout().print(table)
 
 

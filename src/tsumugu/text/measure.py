@@ -36,6 +36,7 @@ class Measure:
         tokens: without special tokens. Of a script: a token that spans several counts in each by its characters.
         words: between white space; in Japanese those of MeCab, None without it.
         unknown: tokens that are the unknown token.
+        unknown_characters: what they stand for.
     """
 
     characters: int = 0
@@ -43,6 +44,7 @@ class Measure:
     tokens: float = 0
     words: int | None = 0
     unknown: int = 0
+    unknown_characters: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The sums and their ratios."""
@@ -56,6 +58,7 @@ class Measure:
             "tokens_per_character": tokens / characters if characters else None,
             "tokens_per_word": tokens / words if words else None,
             "unknown_rate": self.unknown / tokens if tokens else None,
+            "unknown_character_rate": self.unknown_characters / characters if characters else None,
         }
 
 
@@ -97,7 +100,7 @@ class Report:
                 name: {
                     key: value
                     for key, value in each.as_dict().items()
-                    if key not in ("tokens_per_word", "unknown_rate")
+                    if key not in ("tokens_per_word", "unknown_rate", "unknown_character_rate")
                 }
                 for name, each in self.scripts.items()
             },
@@ -131,7 +134,11 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str], *, mecab: Words | None =
             for row_text in _parts(text):
                 row = tokenizer(row_text, add_special_tokens=False, split_special_tokens=True).encodings[0]
                 part.tokens += len(row.ids)
-                part.unknown += row.ids.count(unknown)
+                spans = [
+                    end - start for index, (start, end) in zip(row.ids, row.offsets, strict=True) if index == unknown
+                ]
+                part.unknown += len(spans)
+                part.unknown_characters += sum(spans)
                 counts.update(row.ids)
                 pieces += _add_scripts(report.scripts, row_text, row.offsets, shares)
             for each in (report.total, report.languages.setdefault("ja" if japanese else "other", Measure())):
@@ -167,6 +174,7 @@ def _add(total: Measure, part: Measure) -> None:
     total.bytes += part.bytes
     total.tokens += part.tokens
     total.unknown += part.unknown
+    total.unknown_characters += part.unknown_characters
     total.words = None if total.words is None or part.words is None else total.words + part.words
 
 

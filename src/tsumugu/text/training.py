@@ -125,7 +125,9 @@ def train_tokenizer(
             "prefix": prefix,
         }
         found = _in_a_process(Path(scratch), feed, settings)
-    backend.model = _model(kind, found, first, last, layout)
+    backend.model = _model(kind, family, found, first, last)
+    if kind == "wordpiece" and language == "ja":
+        backend.pre_tokenizer = _apart_from_unknown(backend.pre_tokenizer, found["vocab"])
     add_tokens(backend, layout, kind, list(special_tokens))
     processor = frame(backend, layout, kind)
     if processor is not None:
@@ -187,12 +189,12 @@ def _backend(kind: Kind, family: str, *, japanese_texts: bool, lowercase: bool, 
                 lowercase=lowercase, strip_accents=accents, handle_chinese_chars=not japanese_texts
             )
         )
-        backend.pre_tokenizer = word_splitter(japanese_texts=japanese_texts)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece(prefix="##")
     elif lowercase:
         steps.append(normalizers.Lowercase())
     if kind == "bpe":
-        backend.pre_tokenizer = byte_splitter(family)
+        backend.pre_tokenizer = _byte_splitter(family)
         backend.decoder = decoders.ByteLevel()
     if kind == "unigram":
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(f"\\n|{SPACE}+[^{SPACE}\\n]*|[^{SPACE}\\n]+"), "isolated")
@@ -202,12 +204,7 @@ def _backend(kind: Kind, family: str, *, japanese_texts: bool, lowercase: bool, 
     return backend
 
 
-def word_splitter(*, japanese_texts: bool) -> Any:
-    """WordPiece's words: between spaces and punctuation."""
-    return pre_tokenizers.BertPreTokenizer()
-
-
-def byte_splitter(family: str) -> Any:
+def _byte_splitter(family: str) -> Any:
     """The stretches in which byte-level BPE merges: those of LLaMA 3, or those of GPT-2."""
     if family == "llama":
         return pre_tokenizers.Sequence(
@@ -217,6 +214,15 @@ def byte_splitter(family: str) -> Any:
             ]
         )
     return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def _apart_from_unknown(words: Any, vocabulary: Iterable[str]) -> Any:
+    """Make characters that the vocabulary lacks words of their own.
+
+    WordPiece gives up a word that has one, and a word here is a whole stretch of text without spaces.
+    """
+    known = "".join(f"\\x{{{ord(each):X}}}" for each in sorted(vocabulary) if len(each) == 1)
+    return pre_tokenizers.Sequence([words, pre_tokenizers.Split(Regex(f"[^{known}]"), "isolated")])
 
 
 def _lay_aside(
@@ -308,7 +314,7 @@ def _in_a_process(scratch: Path, feed: Path, settings: dict[str, Any]) -> dict[s
     return found
 
 
-def _model(kind: Kind, found: dict[str, Any], first: list[str], last: list[str], layout: Layout) -> Any:
+def _model(kind: Kind, family: str, found: dict[str, Any], first: list[str], last: list[str]) -> Any:
     """The backend's model, with the special tokens that come last."""
     if kind == "unigram":
         pieces = [tuple(each) for each in found["pieces"]]
@@ -318,10 +324,11 @@ def _model(kind: Kind, found: dict[str, Any], first: list[str], last: list[str],
         single = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
         vocab = [*special, *single, ("\n", rarest), ("\t", rarest), *(each for each in pieces if each[0] not in taken)]
         vocab += [(each, 0.0) for each in last]
-        return models.Unigram(vocab, unk_id=first.index(layout.named(kind)["unk"]), byte_fallback=True)
+        return models.Unigram(vocab, unk_id=first.index(LAYOUTS[family].named(kind)["unk"]), byte_fallback=True)
     vocabulary: dict[str, int] = dict(found["vocab"])
     for token in last:
         vocabulary.setdefault(token, len(vocabulary))
     if kind == "wordpiece":
-        return models.WordPiece(vocabulary, unk_token=layout.roles["unk"])
-    return models.BPE(vocab=vocabulary, merges=[tuple(each) for each in found["merges"]])
+        return models.WordPiece(vocabulary, unk_token=LAYOUTS[family].roles["unk"])
+    merges = [tuple(each) for each in found["merges"]]
+    return models.BPE(vocab=vocabulary, merges=merges, ignore_merges=family == "llama")

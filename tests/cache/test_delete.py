@@ -49,6 +49,7 @@ from tsumugu.hub.cache import (
     scan,
 )  # fmt: skip
 from tsumugu.hub.cache.execute import finish_earlier
+from tsumugu.hub.cache.guard import Guard
 
 
 def selecting(root: Path, *names: str) -> Plan:
@@ -393,6 +394,19 @@ def test_what_is_forbidden_is_listed_and_the_rest_goes_on(root: Path) -> None:
     assert "blobs: Permission denied" in done.stdout
     assert not (root / folder(SPACE, "spaces")).exists()
     assert (locked / "snapshots" / NEW).exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "../x", "a/../b", "/etc/passwd", "a//b", "a/", "./a"])
+def test_no_path_leads_out(root: Path, path: str) -> None:
+    with Guard(str(root)) as guard:
+        for change in (guard.unlink, guard.rmdir, guard.lstat, guard.make_folders):
+            with pytest.raises(InputError, match="no path inside"):
+                change(path)
+        with pytest.raises(InputError, match="no path inside"):
+            guard.rename(folder(SPACE, "spaces"), path)
+        with pytest.raises(InputError, match="only the trash"):
+            guard.remove(folder(MODEL))
+    assert (root / folder(SPACE, "spaces")).exists()
 
 
 def test_what_cannot_be_read_is_not_taken_for_unneeded(root: Path) -> None:

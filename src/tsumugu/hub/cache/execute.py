@@ -1,4 +1,4 @@
-# ruff: noqa: PTH110, PTH114, PTH115, PTH118, PTH120
+# ruff: noqa: PTH110, PTH114, PTH115, PTH118, PTH119, PTH120
 """Carry out a plan so that a crash at any moment leaves a cache that huggingface_hub reads.
 
 Everything that goes is first renamed into a trash folder of the same file system, each thing at once or not at all,
@@ -216,12 +216,12 @@ class _Run:
                     self.finish(step)
             needed = self.needed_blobs(repo.folder)
             for step in blobs:
-                if needed is None or f"{root}/{step.path}" in needed:
+                if needed is None or os.path.normpath(f"{root}/{step.path}") in needed:
                     self.kept.append(Kept(step.path, "another revision links to it"))
                     continue
                 place = self.move(step)
                 if place is not None:
-                    places[f"{root}/{step.path}"] = (step, place)
+                    places[os.path.normpath(f"{root}/{step.path}")] = (step, place)
                     with suppress(OSError):
                         guard.unlink(f"{lock_folder}/{step.path.rpartition('/')[2]}.lock")
             with suppress(OSError):
@@ -291,12 +291,12 @@ class _Run:
         if step.act is Act.LOCK:
             self.delete_lock(step)
             return
-        root, path = self.guard.root, f"{self.guard.root}/{step.path}"
+        root, path = self.guard.root, os.path.normpath(f"{self.guard.root}/{step.path}")
         folder, _, rest = step.path.partition("/")
         if path in in_use:
             self.kept.append(Kept(step.path, f"is in use by process {in_use[path]}"))
             return
-        if self.plan.cache == "tsumugu" and is_held(f"{root}/locks/{path.rpartition('/')[2]}.lock"):
+        if self.plan.cache == "tsumugu" and is_held(f"{root}/locks/{os.path.basename(path)}.lock"):
             self.kept.append(Kept(step.path, "is being pulled (a lock is held)"))
             return
         if self.plan.cache != "hub" or not rest.startswith("blobs/"):

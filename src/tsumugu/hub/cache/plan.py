@@ -1,3 +1,4 @@
+# ruff: noqa: PTH118
 """What a deletion would take, and the bytes that would come back. Making a plan changes nothing.
 
 A blob goes only when no other revision of its repo links to it, and counts once. A file with several hard links gives
@@ -6,6 +7,7 @@ its bytes back only when all of them go. A payload of the cache-wide store goes 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +98,8 @@ class Draft:
     steps: list[tuple[Act, str, int, tuple[HardLink, ...]]] = field(default_factory=list)
 
     def add(self, act: Act, path: str, disk: int, hard: Iterable[HardLink] = ()) -> None:
-        self.steps.append((act, path.removeprefix(f"{self.root}/"), disk, tuple(hard)))
+        inside = path[len(self.root) + 1 :].replace(os.sep, "/")
+        self.steps.append((act, inside, disk, tuple(hard)))
 
     def add_blob(self, act: Act, blob: Blob, path: str | None = None) -> None:
         is_hard = blob.links > 1
@@ -193,14 +196,14 @@ def draft_repo(draft: Draft, repo: Repo, going: Sequence[Revision], *, whole: bo
             draft.add(Act.REF, f"{repo.path}/refs/{ref}", repo.extras.get(f"refs/{ref}", 0))
     blobs: dict[str, Blob] = {}
     for revision in going:
-        inside = f"{revision.path}/"
+        inside = revision.path + os.sep
         copies = [each.blob for each in revision.files if each.blob.path.startswith(inside) and not revision.is_link]
         hard = [(blob.inode, blob.links, blob.disk) for blob in copies if blob.links > 1]
         draft.add(Act.REVISION, revision.path, revision.disk, hard)
         for note in (f".no_exist/{revision.commit}", f"trees/{revision.commit}.json"):
             if note in repo.extras:
                 draft.add(Act.NOTE, f"{repo.path}/{note}", repo.extras[note])
-        own = f"{repo.path}/blobs/"
+        own = os.path.join(repo.path, "blobs", "")
         for file in revision.files:
             blob = file.blob
             if blob.path not in staying and blob.path.startswith(own) and not blob.outside:

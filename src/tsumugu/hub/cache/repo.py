@@ -246,6 +246,8 @@ class _Reader:
                         target = os.readlink(entry.path)
                     except OSError:
                         continue
+                    if os.sep != "/":
+                        target = target.replace(os.sep, "/")
                     size = len(target) if target.isascii() else len(os.fsencode(target))
                     links += 1
                     links_size += size
@@ -290,8 +292,8 @@ class _Reader:
 
     def find_blob(self, path: str) -> Blob | None:
         """The payload of a link that does not lead straight into ``blobs``. Its bytes are not this repo's."""
-        home, _, name = path.rpartition("/")
-        if home == f"{self.path}/blobs" and name in self.blobs:
+        home, name = os.path.split(path)
+        if home == os.path.join(self.path, "blobs") and name in self.blobs:
             return self.blobs[name]
         if path not in self.elsewhere:
             try:
@@ -310,7 +312,7 @@ class _Reader:
         if count:
             self.walk.add_many(Kind.BROKEN, 1, size)
             found = self.walk.look(entry)
-            if found is not None and path.startswith(f"{self.path}/blobs/") and _is_gone(path):
+            if found is not None and path.startswith(os.path.join(self.path, "blobs", "")) and _is_gone(path):
                 self.leftovers.append(leftover(Kind.BROKEN, entry.path, found, folder=self.folder))
 
     def count_blobs(self, used: dict[str, Blob], *, all_known: bool) -> None:

@@ -80,7 +80,7 @@ def is_store(path: str) -> bool:
 
 def _top(walk: Walk, leftovers: list[Leftover], has_store: bool) -> Iterator[Repo]:
     walk.add(Kind.FOLDER, os.stat(walk.root))
-    for entry in walk.entries(walk.root):
+    for entry in walk.stream(walk.root):
         found = walk.look(entry)
         if found is None:
             continue

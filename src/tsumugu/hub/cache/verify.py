@@ -1,4 +1,4 @@
-# ruff: noqa: PTH115, PTH116, PTH123
+# ruff: noqa: PTH115, PTH116, PTH118, PTH119, PTH123
 """Do the payloads still have the content that their names promise? And the plan that lets damaged ones be fetched anew.
 
 A blob is named by its etag: the SHA-256 of a file in large-file storage, or git's id of a small one. Files without a
@@ -90,7 +90,7 @@ def plan_repair(scan: CacheScan, report: Report) -> Plan:
                         draft.add(Act.FILE, file.path, len(os.fsencode(os.readlink(file.path))))
         for path, blob in repo.blobs.items():
             is_hit = path in paths or (blob.shared is not None and blob.shared in payloads)
-            if is_hit and path.startswith(f"{repo.path}/blobs/") and not (blob.outside or repo.is_link):
+            if is_hit and path.startswith(os.path.join(repo.path, "blobs", "")) and not (blob.outside or repo.is_link):
                 draft.add_blob(Act.BLOB, blob)
                 if blob.shared is not None:
                     shared.add(Act.SHARED, blob.shared, blob.size + scan.manifests.get(f"{blob.shared}.refs", 0))
@@ -111,7 +111,7 @@ def _tasks(scan: CacheScan, repo: Repo, tasks: list[_Task], unknown: list[str]) 
             if path in blobs:
                 continue
             blobs[path] = file.blob
-            name = path.rpartition("/")[2]
+            name = os.path.basename(path)
             if path != file.path and _HEX.fullmatch(name):
                 expected[path] = name
             elif path == file.path:

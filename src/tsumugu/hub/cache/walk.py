@@ -98,6 +98,16 @@ class Walk:
             self.unreadable.append(f"{path}: {error.strerror or error}")
             return []
 
+    def stream(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """As `entries`, but one at a time: for folders that may hold a million."""
+        try:
+            with os.scandir(path) as found:
+                yield from found
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.unreadable.append(f"{path}: {error.strerror or error}")
+
     def look(self, entry: os.DirEntry[str]) -> os.stat_result | None:
         """``lstat`` of an entry; None when it went away meanwhile or may not be looked at."""
         try:
@@ -119,7 +129,7 @@ class Walk:
         """Count everything below a folder, not the folder itself; its bytes without `hard`. Follows no link."""
         total, waiting = 0, [path]
         while waiting:
-            for entry in self.entries(waiting.pop()):
+            for entry in self.stream(waiting.pop()):
                 found = self.look(entry)
                 if found is None:
                     continue

@@ -44,7 +44,7 @@ TRAIN = ("tokenizer", "train", "en.txt", "--family", "gpt2", "--vocab-size", 500
 
 
 def test_train_show_and_report(typed: Any) -> None:
-    assert typed(*TRAIN, "ja.jsonl", "-o", "small") == (0, "small: 500 tokens\n", "")
+    assert typed(*TRAIN[:2], *TRAIN[3:], "-o", "small", "en.txt", "ja.jsonl") == (0, "small: 500 tokens\n", "")
     tokenizer = Tokenizer.from_folder("small")
     code, out, _ = typed("tokenizer", "show", "small", "the 猫", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -137,23 +137,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(typed: Any, arguments: tuple[s
     Path("empty.txt").touch()
     Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes(b"caf\xe9")
-    before = sorted(os.listdir())
+    before = sorted(each.name for each in Path().iterdir())
     given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     options = {"--family": "gpt2", "--vocab-size": "500", **given}
     code, out, err = typed("tokenizer", "train", arguments[0], *(each for pair in options.items() for each in pair))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
-    assert sorted(os.listdir()) == before
+    assert sorted(each.name for each in Path().iterdir()) == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_an_interruption_leaves_nothing(tmp_path: Path, how: signal.Signals, family: str) -> None:
     draw = 12345
     with (tmp_path / "much.txt").open("w") as file:
         for _ in range(120_000):  # words without end: the trainer has a minute's work
             draw = draw * 1103515245 + 12345 & 0x7FFFFFFF
             file.write(f"{draw:x}{draw * 7919:x}{draw * 104729:x}\n")
-    command = [sys.executable, "-m", "tsumugu", "tokenizer", "train", "much.txt", "--family", "t5", "-v", "30000"]
+    command = [sys.executable, "-m", "tsumugu", "tokenizer", "train", "much.txt", "--family", family, "-v", "30000"]
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -171,7 +172,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, how: signal.Signals) -> 
     assert process.returncode in (130, -how)
     if how is signal.SIGINT:
         assert said == "tsumugu: interrupted\n"
-        assert not list((tmp_path / "tmp").iterdir())
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=3)
     assert not alive
+    assert not list((tmp_path / "tmp").iterdir())
     assert sorted(each.name for each in tmp_path.iterdir()) == ["much.txt", "tmp"]

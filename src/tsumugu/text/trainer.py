@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,9 +176,17 @@ def _too_few(settings: dict[str, Any], missing: int) -> InputError:
     )
 
 
+def _watch(scratch: Path) -> None:
+    """Clean up and go when whoever asked for the training is gone, killed or not."""
+    os.read(0, 1)  # the stream above it would hold a lock that the end of the program wants
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(1)
+
+
 def main() -> None:
     """Read settings and texts, write the result, or the error as its parts."""
     settings_path, texts, result = map(Path, sys.argv[1:])
+    threading.Thread(target=_watch, args=(texts.parent,), daemon=True).start()
     try:
         found = train(texts, json.loads(settings_path.read_text("utf-8")))
     except (InputError, MissingExtraError) as error:

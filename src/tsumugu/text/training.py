@@ -289,7 +289,7 @@ def _in_a_process(scratch: Path, feed: Path, settings: dict[str, Any]) -> dict[s
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # it closes when we are gone, however that happens
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -299,11 +299,12 @@ def _in_a_process(scratch: Path, feed: Path, settings: dict[str, Any]) -> dict[s
         start_new_session=True,  # Ctrl-C is ours to hear
     )
     try:
-        _, said = process.communicate()
-    except BaseException:
-        process.kill()
+        assert process.stderr is not None
+        said = process.stderr.read()
         process.wait()
-        raise
+    finally:
+        process.kill()
+        process.communicate()
     if process.returncode or not result.is_file():
         why = said.strip().splitlines()[-1] if said.strip() else f"its process ended with code {process.returncode}"
         raise TsumuguError(f"training failed: {why}", mend="with less memory than the texts need, train on fewer")

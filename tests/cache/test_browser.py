@@ -103,7 +103,7 @@ def test_select_count_confirm(root: Path, size: tuple[int, int]) -> None:
 
 def test_nothing_goes_without_a_yes(root: Path) -> None:
     seen, before = scan(root=root), contents(root)
-    for ending in (["x", "n", "q"], ["x", "enter", "q"], ["x", "escape", "escape"], ["q"], ["escape"]):
+    for ending in (["x", "n", "q"], ["x", "enter", "escape"], ["x", "escape", "q"]):
         browser = CacheBrowser([seen])
         drive(browser, (80, 24), "a", *ending)
         assert browser.return_value is None
@@ -153,10 +153,7 @@ def test_sort(root: Path) -> None:
         lines = drive(CacheBrowser([seen]), (80, 24), *steps).lines
         return [found[1] for line in lines if (found := re.search(r"\[ \] \w+/(\S+)", line))]
 
-    assert first()[-1] == SPACE
     assert first("s")[:3] == [SPACE, TAGGED, DATASET]
-    assert "4 weeks ago" in "\n".join(drive(CacheBrowser([seen]), (80, 24), "s").lines)
-    assert first("s", "s")[0] == SPACE
     assert first("s", "s", "s") == sorted(days.keys() | {repo.name for repo in seen.repos})
     assert first("s", "s", "s", "s") == first()
 

@@ -36,6 +36,7 @@ from caches import (
 )  # fmt: skip
 from huggingface_hub import hf_hub_download, scan_cache_dir
 
+from tsumugu.core.errors import InputError
 from tsumugu.hub.cache import choose, execute, find, plan_delete, read_journal, scan
 from tsumugu.hub.cache.move import move_cache, plan_move
 
@@ -124,8 +125,6 @@ def test_deletions_killed_anywhere(template: Path, killer: subprocess.Popen[str]
 
 
 def _find(seen: Any, name: str) -> list[Any]:
-    from tsumugu.core.errors import InputError
-
     try:
         return find(seen, name)
     except InputError:
@@ -181,3 +180,36 @@ def test_moves_killed_anywhere(template: Path, killer: subprocess.Popen[str], tm
         assert Path(path).read_bytes() == b"2" * 7000
         shutil.rmtree(folder)
     print(f"{killed} moves killed, {finished} ended before the kill, {resumed} resumed, nothing lost")
+
+
+def test_a_move_takes_no_folder_of_somebody_else(template: Path, tmp_path: Path) -> None:
+    root, new = copy_of(template, tmp_path / "old"), tmp_path / "new"
+    for name in ("old.moved", "new.moving"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").touch()
+        with pytest.raises(InputError, match="in the way"):
+            plan_move(root, new, copy=True)
+        assert (tmp_path / name / "precious").exists()
+        shutil.rmtree(tmp_path / name)
+    new.mkdir()
+    (new / "precious").touch()
+    with pytest.raises(InputError, match="not empty"):
+        plan_move(root, new)
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    with pytest.raises(InputError, match="is a link"):
+        plan_move(link, tmp_path / "third")
+    with pytest.raises(InputError, match="inside the other"):
+        plan_move(root, root / "inner")
+    assert contents(root) == contents(template)
+
+
+def test_a_move_that_only_lacks_its_last_step(template: Path, tmp_path: Path) -> None:
+    root, new = copy_of(template, tmp_path / "old"), tmp_path / "new"
+    move_cache(plan_move(root, new, copy=True))
+    (tmp_path / "new.moving.json").write_text(json.dumps({"old": str(root), "new": str(new)}))
+    plan = plan_move(root, new, copy=True)
+    assert plan.switched
+    move_cache(plan)
+    assert [each.name for each in tmp_path.iterdir() if each.name != "user"] == ["new"]
+    assert contents(new) == contents(template)

@@ -37,7 +37,8 @@ _PART = ".tsumugu-part"
 class MovePlan:
     """From where to where, and the bytes to copy; none when a `rename` will do.
 
-    `resumes` says that an earlier move stopped half-way, `link` that a link shall stay at the old place.
+    `resumes` says that an earlier move stopped half-way, `switched` that it stopped after the new place had taken over.
+    `link` says that a link shall stay at the old place.
     """
 
     cache: str
@@ -47,6 +48,7 @@ class MovePlan:
     link: bool
     resumes: bool
     rename: bool = False
+    switched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,20 @@ def plan_move(
     state = _read_state(target)
     if state is not None and state["old"] != str(given) and state["old"] != os.path.realpath(given):
         raise InputError(f"an earlier move from {state['old']} is unfinished here", where=str(target))
-    aside = state is not None and Path(_aside(state["old"])).is_dir()
-    if aside and state is not None:
-        return MovePlan(cache, state["old"], str(target), 0, link, resumes=True)
+    staged = Path(_staged(str(target)))
+    if state is not None:
+        old_place = state["old"]
+        gone = not os.path.lexists(old_place) or os.path.islink(old_place)
+        if Path(_aside(old_place)).is_dir() or (gone and target.is_dir() and not staged.exists()):
+            return MovePlan(cache, old_place, str(target), 0, link, resumes=True, switched=True)
     root = check_root(given, cache)
+    if given.is_symlink():
+        raise InputError(
+            "is a link, which would lead nowhere", where=str(given), mend=f"move what it leads to: --dir {root}"
+        )
+    for place in (staged, Path(_aside(root))):
+        if state is None and os.path.lexists(place):
+            raise InputError("is in the way of the move", where=str(place), mend="move it or choose another place")
     if target == Path(root) or Path(root) in target.parents or target in Path(root).parents:
         raise InputError("one folder lies inside the other", where=str(target), mend="choose a place apart from it")
     if state is None and target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -88,7 +100,6 @@ def plan_move(
         near = near.parent
     if not copy and state is None and near.stat().st_dev == os.stat(root).st_dev and not _has_full_links(root):
         return MovePlan(cache, root, str(target), 0, link, resumes=False, rename=True)
-    staged = Path(_staged(str(target)))
     copied = Walk(str(staged))
     copied.tree(str(staged), Kind.BLOB)
     needed = disk - copied.sizes[Kind.BLOB]
@@ -106,7 +117,7 @@ def move_cache(plan: MovePlan, *, progress: Callable[[int], None] | None = None)
     if plan.rename:
         return mover.rename()
     state = _state_path(plan.new)
-    if not Path(_aside(plan.old)).is_dir():
+    if not plan.switched:
         state.parent.mkdir(parents=True, exist_ok=True)
         _write_synced(state, json.dumps({"old": plan.old, "new": plan.new}).encode())
         with Guard(plan.old, plan.cache) as guard:
@@ -282,6 +293,8 @@ class _Mover:
 
     def remove_old(self) -> None:
         aside = Path(_aside(self.plan.old))
+        if not aside.exists():
+            return
         stuck: list[str] = []
 
         def note(call: object, path: str, error: object) -> None:

@@ -155,10 +155,16 @@ def _at_least(probabilities: NDArray[np.float64], min_p: float) -> NDArray[np.fl
 
 def _likeliest(logits: Floats, count: int) -> Rows:
     """Ids of the `count` greatest logits of each row, greatest first; of equal ones the smaller id first."""
-    vocab = logits.shape[-1]
-    ids = np.argpartition(logits, vocab - count, axis=-1)[:, vocab - count :] if count < vocab else None
-    if ids is None:
+    rows, vocab = logits.shape
+    if count >= vocab:
         return np.argsort(-logits, axis=-1, kind="stable")
+    ids = np.argpartition(logits, vocab - count, axis=-1)[:, vocab - count :]
+    least = np.take_along_axis(logits, ids, axis=-1).min(-1, keepdims=True)
+    if ((logits >= least).sum(-1) > count).any():
+        # Equal logits on both sides of the cut, where partitioning takes any of them: take the smaller ids.
+        greater, equal = logits > least, logits == least
+        kept = greater | (equal & (np.cumsum(equal, axis=-1) <= count - greater.sum(-1, keepdims=True)))
+        ids = np.nonzero(kept)[1].reshape(rows, count)
     ids.sort(axis=-1)
     order = np.argsort(-np.take_along_axis(logits, ids, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(ids, order, axis=-1)

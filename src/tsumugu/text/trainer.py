@@ -26,6 +26,8 @@ from tsumugu.core.errors import InputError, MissingExtraError
 
 BOUNDARY = "\x1f"
 """Stands where no token may reach across, in training only."""
+_LONGEST_PIECE = 16  # characters, as SentencePiece has it
+_MOST_SEEDS = 1_000_000
 _THREADS = 4  # sums of real numbers depend on how they are divided: never the number of cores
 
 
@@ -123,16 +125,20 @@ def _unigram(texts: Path, settings: dict[str, Any]) -> dict[str, Any]:
     except ImportError:
         raise MissingExtraError("sentencepiece", extra="ja", purpose="training a Unigram vocabulary") from None
     lines, limit = settings["lines"], settings["max_lines"]
-    chosen = (
-        text
-        for number, text in enumerate(_read(texts))
-        if lines <= limit or number * limit // lines != (number - 1) * limit // lines
+
+    def chosen() -> Iterator[str]:
+        for number, text in enumerate(_read(texts)):
+            if lines <= limit or number * limit // lines != (number - 1) * limit // lines:
+                yield text
+
+    seeds: dict[str, Any] = (
+        {"seed_sentencepieces_file": str(_seeds(texts.parent / "seeds.tsv", chosen()))} if settings["seeds"] else {}
     )
     size = settings["vocab_size"] - len(settings["special_tokens"]) + 1 - 2  # <unk> is there in both; line end and tab
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=chosen,
+            sentence_iterator=chosen(),
             model_writer=written,
             model_type="unigram",
             vocab_size=size,
@@ -150,6 +156,7 @@ def _unigram(texts: Path, settings: dict[str, Any]) -> dict[str, Any]:
             max_sentence_length=1 << 24,
             num_threads=_THREADS,
             minloglevel=3,
+            **seeds,
         )
     except RuntimeError as error:
         raise _said(error, settings) from None
@@ -158,6 +165,21 @@ def _unigram(texts: Path, settings: dict[str, Any]) -> dict[str, Any]:
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(written.getvalue())
     return {"pieces": [(each.piece, each.score) for each in proto.pieces if each.type == 1]}
+
+
+def _seeds(path: Path, texts: Iterator[str]) -> Path:
+    """Candidates by how often they occur. SentencePiece would count each word once, and miss most words so."""
+    words = Counter(word.replace(" ", "▁") for text in texts for word in text.split(BOUNDARY) if word)
+    found: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(len(word)):
+            for end in range(start + 2, min(start + _LONGEST_PIECE, len(word)) + 1):
+                if "▁" not in word[start + 1 : end]:
+                    found[word[start:end]] += count
+    ranked = sorted(found.items(), key=lambda each: (-each[1] * len(each[0]), each[0]))
+    kept = [f"{piece}\t{count * len(piece)}\n" for piece, count in ranked[:_MOST_SEEDS] if count > 1]
+    path.write_text("".join(kept), "utf-8")
+    return path
 
 
 def _said(error: RuntimeError, settings: dict[str, Any]) -> InputError:

@@ -123,6 +123,7 @@ def train_tokenizer(
             "lines": lines,
             "max_lines": max_lines,
             "prefix": prefix,
+            "seeds": segmenter is not None,
         }
         found = _in_a_process(Path(scratch), feed, settings)
     backend.model = _model(kind, family, found, first, last)
@@ -274,7 +275,8 @@ def _prepared(text: str, normalizer: Any, kind: Kind, segmenter: japanese.MecabW
     text = _RESERVED.sub(BOUNDARY, text) if kind == "unigram" else text.replace(BOUNDARY, " ")
     if segmenter is None:
         return text
-    return BOUNDARY.join(word for part in text.split(BOUNDARY) for word in segmenter.words(part))
+    words = BOUNDARY.join(word for part in text.split(BOUNDARY) for word in segmenter.words(part))
+    return words.replace(f" {BOUNDARY}", " ")  # a space goes with the word after it
 
 
 # --- the vocabulary

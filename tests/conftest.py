@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pydoc_data.topics
+import signal
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import torch
 
     from tsumugu.text.tokenizer import Tokenizer
+
+# Started in the background of a shell, this process may ignore Ctrl-C, and its children would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As the command line does: threads that wait asleep leave a busy machine to those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

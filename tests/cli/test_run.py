@@ -161,6 +161,16 @@ def test_standard_input_is_read_line_by_line(encoder_folder: Path, decoder_folde
     assert "unknown command '/nothing'" in done.stderr
 
 
+@pytest.mark.parametrize("verb", [("embed",), ("run", "text-generation"), ("cache", "delete"), ("chat",)])
+def test_a_closed_standard_input_is_an_empty_one(verb: tuple[str, ...], decoder_folder: Path) -> None:
+    model = () if verb[0] == "cache" else ("-m", str(decoder_folder))
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "tsumugu", *verb, *model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == (0 if verb == ("chat",) else 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
 def test_rows_before_a_broken_one_are_answered(encoder_folder: Path) -> None:
     command = [sys.executable, "-m", "tsumugu", "embed", "-", "-m", str(encoder_folder)]
     done = subprocess.run(command, input=b"fine\nbroken \xff\nnever\n", capture_output=True, timeout=120, check=False)

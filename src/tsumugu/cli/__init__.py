@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code: str | int | None = 0
     # Threads that wait asleep instead of spinning: on a machine that does other work, torch is several times quicker.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if sys.stdin is None:  # closed by whoever started us: nothing to read, and nobody to ask
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  (it stays open as long as the program)
     try:
         _let_any_text_be_printed()
         try:

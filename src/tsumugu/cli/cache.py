@@ -29,9 +29,10 @@ from tsumugu.cli.dash import DASH
 app = App(name="cache", help="See and clean the model caches of this machine.")
 
 Cache = Annotated[
-    Literal["hub", "xet", "datasets", "assets", "tsumugu", "legacy"] | None, Parameter(name="--cache", negative="")
+    Literal["hub", "xet", "datasets", "assets", "tsumugu", "legacy"] | None,
+    Parameter(name="--cache", negative="", help="Only this cache; all that exist without it."),
 ]
-Place = Annotated[Path | None, Parameter(name="--dir", negative="")]
+Place = Annotated[Path | None, Parameter(name="--dir", negative="", help="A cache folder that no setting names.")]
 Filters = Annotated[list[str] | None, Parameter(name="--filter", negative="", consume_multiple=False)]
 Flag = Annotated[bool, Parameter(negative="")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="")]
@@ -87,10 +88,6 @@ def scan(
 
     Parameters
     ----------
-    cache
-        Only this cache; all that exist without it.
-    dir
-        A cache folder that no setting names.
     sort
         size, accessed, modified, name, files or type; with :asc or :desc.
     filter
@@ -194,10 +191,6 @@ def delete(
     ----------
     ids
         REPO or REPO@REVISION, such as org/name, dataset/org/name@main, or a commit; - reads them from standard input.
-    cache
-        Only this cache; all that exist without it.
-    dir
-        A cache folder that no setting names.
     filter
         Take everything that passes, such as "accessed>90d"; may be repeated, then all must pass.
     sort
@@ -243,8 +236,6 @@ def prune(
     ----------
     cache
         The cache.
-    dir
-        A cache folder that no setting names.
     yes
         Do not ask.
     dry_run
@@ -274,10 +265,6 @@ def gc(
 
     Parameters
     ----------
-    cache
-        Only this cache; all that exist without it.
-    dir
-        A cache folder that no setting names.
     older_than
         The age from which leftovers go, such as 12h or 2w. What somebody holds a lock on stays, whatever its age.
     keep_last
@@ -328,8 +315,6 @@ def verify(
         Only these repos.
     cache
         Only this cache; the hub's and tsumugu's without it.
-    dir
-        A cache folder that no setting names.
     repair
         Delete damaged files and the links to them, so that the next use downloads them again.
     yes
@@ -378,10 +363,6 @@ def log(*, cache: Cache = None, dir: Place = None, as_json: AsJson = False) -> N
 
     Parameters
     ----------
-    cache
-        Only this cache; all that exist without it.
-    dir
-        A cache folder that no setting names.
     as_json
         The journal's records, one JSON object a line.
     """

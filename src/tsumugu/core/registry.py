@@ -131,6 +131,8 @@ TASKS = Registry(
     },
 )
 
+OBJECTIVES = Registry("objective", {})
+
 FUNCTIONS = Registry(
     "function",
     {

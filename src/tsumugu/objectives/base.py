@@ -1,0 +1,90 @@
+"""What an objective is: rows of tokens in, a batch of arrays out, and the sums of its losses over that batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tsumugu.corpus.rows import Row, SlotRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = -100
+"""A target that counts for nothing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, in NumPy.
+
+    Attributes:
+        inputs: what the objective's `losses` reads, by name.
+        counts: how many terms each loss sums, by the loss's name. The training loop divides each sum by the count of the
+            whole step, over all micro-batches and ranks, so that how a step is cut changes nothing.
+        tokens: real tokens that the model reads.
+        padding: places that hold none.
+        bytes: how many UTF-8 bytes of text the main loss's targets stand for; bits per byte are counted with it.
+    """
+
+    inputs: dict[str, np.ndarray]
+    counts: dict[str, int]
+    tokens: int
+    padding: int
+    bytes: int
+
+
+class Objective(Protocol):
+    """How a model learns from text without labels.
+
+    Attributes:
+        head: the head that the model needs, a key of `tsumugu.models.base.HEADS`.
+        weights: the share of each loss in the whole; the first is the main one.
+        slots: the places it needs beside the tokens.
+    """
+
+    head: str
+    weights: Mapping[str, float]
+    slots: SlotRule
+
+    def length(self, context: int) -> int:
+        """How many places a row has, where the model reads `context` positions."""
+        ...
+
+    def batch(self, rows: Sequence[Row], random: Sequence[np.random.Generator]) -> Batch:
+        """Arrays from rows. All chance is drawn from each row's own generator, so that rows do not depend on each other."""
+        ...
+
+    def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of each loss over the batch, scalars with their gradients, by the names in `counts`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective needs to know of a tokenizer; `of` reads it from one.
+
+    Attributes:
+        size: how many ids there are.
+        token_bytes: `[size]`, how many UTF-8 bytes of text each id stands for.
+        bos, eos, pad, mask, cls, sep, unk: ids of the special tokens, None where there is none.
+        special: all special ids.
+        continues: bool `[size]`, True where a token goes on with the word before it (whole-word masking).
+        sentinels: ids that stand for what was taken out (T5's extra ids), the first first.
+    """
+
+    size: int
+    token_bytes: np.ndarray
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    mask: int | None = None
+    cls: int | None = None
+    sep: int | None = None
+    unk: int | None = None
+    special: tuple[int, ...] = ()
+    continues: np.ndarray | None = None
+    sentinels: tuple[int, ...] = ()

@@ -23,8 +23,8 @@ class Batch:
 
     Attributes:
         inputs: what the objective's `losses` reads, by name.
-        counts: how many terms each loss sums, by the loss's name. The training loop divides each sum by the count of the
-            whole step, over all micro-batches and ranks, so that how a step is cut changes nothing.
+        counts: how many terms each loss sums, by the loss's name. The training loop divides each sum by the count of
+            the whole step, over all micro-batches and ranks, so that how a step is cut changes nothing.
         tokens: real tokens that the model reads.
         padding: places that hold none.
         bytes: how many UTF-8 bytes of text the main loss's targets stand for; bits per byte are counted with it.
@@ -55,7 +55,7 @@ class Objective(Protocol):
         ...
 
     def batch(self, rows: Sequence[Row], random: Sequence[np.random.Generator]) -> Batch:
-        """Arrays from rows. All chance is drawn from each row's own generator, so that rows do not depend on each other."""
+        """Arrays from rows; all chance is drawn from each row's own generator, so that no row depends on another."""
         ...
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What an objective needs to know of a tokenizer; `of` reads it from one.
+    """What an objective needs to know of a tokenizer.
 
     Attributes:
         size: how many ids there are.

@@ -99,26 +99,6 @@ def test_outputs_read_as_mappings_and_tuples(shelf: Shelf) -> None:
         output["logits"]
 
 
-def test_fresh_weights_are_those_of_pre_training(shelf: Shelf) -> None:
-    """N(0, 0.02), biases 0, norms 1, the same for the same seed, and ties that hold."""
-    for case, head in SOME:
-        model = tg.load_model(shelf(case, head)[1])
-        first, second = ([each.clone() for each in started(model, seed).parameters()] for seed in (1, 1))
-        assert all(map(torch.equal, first, second))
-        for name, each in model.named_parameters():
-            if each.dim() > 1:
-                assert 0.015 < float(each.detach().std()) < 0.025, name
-            else:
-                assert (each == (1 if name.endswith("norm.weight") else 0)).all(), name
-        for name, source in model.tied.items():
-            assert model.get_parameter(name) is model.get_parameter(source)
-
-
-def started(model: Any, seed: int) -> Any:
-    model.initialize(generator=torch.Generator().manual_seed(seed))
-    return model
-
-
 @pytest.mark.parametrize("name", ["position_ids", "token_type_ids"])
 def test_indices_outside_their_table_are_one_clear_line(name: str) -> None:
     family = FAMILIES["bert"]

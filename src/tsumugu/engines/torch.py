@@ -224,13 +224,12 @@ def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 def _fill(model: Model, device: torch.device, dtype: torch.dtype) -> None:
     """Fresh weights where the checkpoint gave none: norms 1, biases 0, matrices as in pre-training."""
-    std = model.config.initializer_range
     for name, each in list(model.named_parameters()):
         if each.device.type != "meta" or name in model.tied:
             continue
         fresh = torch.empty(each.shape, device=device, dtype=dtype)
         if each.dim() > 1:
-            nn.init.normal_(fresh, std=std)
+            nn.init.normal_(fresh, std=model.spread(name))
         else:
             nn.init.constant_(fresh, 1.0 if name.endswith("norm.weight") else 0.0)
         _put(model, name, fresh)

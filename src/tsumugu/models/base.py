@@ -10,7 +10,6 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from tsumugu.blocks.normalization import LayerNorm, RMSNorm
 from tsumugu.checkpoints.keymap import KeyMap, Readable, Report
 from tsumugu.core.config import Config, type_hints
 from tsumugu.core.errors import ConfigError, InputError, UnknownNameError, did_you_mean
@@ -159,21 +158,11 @@ class Model(nn.Module):
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, self.get_parameter(source))
 
-    def initialize(self, *, std: float = 0.02, generator: torch.Generator | None = None) -> None:
-        """Fresh weights: matrices and embeddings from N(0, std), biases 0, norms 1.
-
-        Source: Devlin et al. 2019 (released code); Radford et al. 2019, GPT-2, section 2.3.
-        """
-        for module in self.modules():
-            if isinstance(module, LayerNorm | RMSNorm):
-                nn.init.ones_(module.weight)
-            if isinstance(module, LayerNorm) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=std, generator=generator)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.tie()
+    def spread(self, name: str) -> float:
+        """The standard deviation that the family gives the first weights of the matrix called `name`."""
+        if self.family.spread is not None:
+            return self.family.spread(self.config, name)
+        return float(self.config.initializer_range)
 
     def ids(self, tokens: Any) -> Tensor:
         """Token ids from any tensor kind or lists as an integer tensor `[batch, time]` on the model's device.
@@ -269,6 +258,8 @@ class Family:
         gguf: how it is kept in GGUF files, if it is.
         fit: configuration, a checkpoint's tensors, and the plain values beside them -> the configuration, where
             config.json leaves something open.
+        spread: configuration and our name of a matrix -> the standard deviation of its first weights; where None, it
+            is the configuration's `initializer_range` for all of them.
     """
 
     name: str
@@ -282,6 +273,7 @@ class Family:
     architectures: Mapping[str, str]
     gguf: GGUF | None = None
     fit: Callable[[Any, Mapping[str, Readable], Mapping[str, Any]], Config] | None = None
+    spread: Callable[[Any, str], float] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:

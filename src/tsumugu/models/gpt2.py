@@ -151,6 +151,15 @@ def keymap(config: GPT2Config, head: str) -> KeyMap:
     )
 
 
+def spread(config: GPT2Config, name: str) -> float:
+    """How widely first weights are drawn: what writes into the residual path less so, the more layers do.
+
+    Source: Radford et al. 2019, GPT-2, section 2.3 (1 / sqrt of how many residual layers there are: two in each).
+    """
+    writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+    return config.initializer_range / ((2 * config.num_layers) ** 0.5 if writes else 1.0)
+
+
 NAMES = {
     "vocab_size": "vocab_size",
     "n_embd": "hidden_size",
@@ -213,4 +222,5 @@ FAMILY = Family(
         "GPT2ForSequenceClassification": "sequence-classification",
         "GPT2ForTokenClassification": "token-classification",
     },
+    spread=spread,
 )

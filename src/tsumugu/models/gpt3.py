@@ -106,4 +106,5 @@ FAMILY = Family(
     from_hub=from_hub,
     to_hub=to_hub,
     architectures=gpt2.FAMILY.architectures,
+    spread=gpt2.spread,
 )

@@ -182,4 +182,5 @@ FAMILY = Family(
     to_hub=to_hub,
     fit=fit,
     architectures={"GPTModel": "causal-lm", "TransformerLanguageModel": "base"},
+    spread=gpt2.spread,
 )

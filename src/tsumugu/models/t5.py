@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from tsumugu.blocks.attention import Attention
 from tsumugu.blocks.embeddings import Embedding, Embeddings
@@ -80,46 +79,27 @@ class T5Config(Config):
         """Relative positions set no limit."""
         return sys.maxsize
 
-    @property
-    def initializer_range(self) -> float:
-        """The spread of a first matrix that reads the hidden states."""
-        return float(self.initializer_factor * self.hidden_size**-0.5)
+
+def spread(config: T5Config, name: str) -> float:
+    """How widely first weights are drawn: each matrix by what it reads, so that attention needs no scale.
+
+    Source: Raffel et al. 2020 (released code: Mesh TensorFlow's initialisers, also of an output table of its own).
+    """
+    heads = config.num_heads * config.head_dim
+    spreads = {
+        "token": 1.0,
+        "query": (config.hidden_size * config.head_dim) ** -0.5,
+        "output": heads**-0.5,
+        "down": config.intermediate_size**-0.5,
+    }
+    return config.initializer_factor * spreads.get(name.split(".")[-2], config.hidden_size**-0.5)
 
 
-class T5(EncoderDecoder):
-    """Token ids to read and to write -> logits of what is written next, or states."""
-
-    def initialize(self, *, std: float | None = None, generator: torch.Generator | None = None) -> None:
-        """Fresh weights, each matrix by what it reads, so that attention needs no scale; or all from N(0, std).
-
-        Source: Raffel et al. 2020 (released code, Mesh TensorFlow's initialisers).
-        """
-        if std is not None:
-            super().initialize(std=std, generator=generator)
-            return
-        config, factor = self.config, self.config.initializer_factor
-        width, heads = config.hidden_size, config.num_heads * config.head_dim
-        spreads = {
-            "token": 1.0,
-            "query": (width * config.head_dim) ** -0.5,
-            "output": heads**-0.5,
-            "down": config.intermediate_size**-0.5,
-            "head": 1.0,
-        }
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                spread = factor * spreads.get(name.rpartition(".")[2], width**-0.5)
-                nn.init.normal_(module.weight, std=spread, generator=generator)
-            elif isinstance(module, RMSNorm):
-                nn.init.constant_(module.weight, factor)
-        self.tie()
-
-
-def build(config: T5Config, head: str) -> T5:
+def build(config: T5Config, head: str) -> EncoderDecoder:
     """A T5 with unset weights."""
     decodes = head != "encoder"
     assert config.num_decoder_layers is not None
-    return T5(
+    return EncoderDecoder(
         FAMILY,
         config,
         head,
@@ -313,4 +293,5 @@ FAMILY = Family(
         }.items()
         for prefix in PREFIXES.values()
     },
+    spread=spread,
 )

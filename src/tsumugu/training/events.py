@@ -42,7 +42,8 @@ class Event:
         values: plain JSON values, by kind:
             start {name, family, objective, parameters, steps, tokens_per_step, flops_per_token, peak_flops, device,
             ranks, epochs};
-            step {loss, losses, lr, grad_norm, tokens, tokens_per_second, seconds, epoch, memory, mfu, padding};
+            step {loss, losses, lr, grad_norm, tokens (so far), tokens_per_second, seconds (of training, so far), epoch,
+            memory (bytes at the peak), mfu (0 to 1, or None), padding (share of the places, 0 to 1)};
             evaluation {loss, bits_per_byte, losses, seconds}; sample {prompt, text};
             checkpoint {path, seconds, kind: last|best|step}; warning {what}; rollback {to, reason}; resumed {from};
             end {reason: done|budget|stopped|early|failed, tokens, seconds, loss}.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,7 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.integer]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of one document that a row holds.
 
     A document of n tokens has n slots, or more where the objective asks for places of its own (see `SlotRule`).
@@ -20,12 +20,14 @@ class Piece:
         document: the document's number in its corpus.
         tokens: the whole document's ids, `[n]`, a read-only view of the shard.
         start, stop: the slots of the document that lie in this row.
+        size: UTF-8 bytes of the whole document's text; None where nobody counted.
     """
 
     document: int
     tokens: Ids
     start: int
     stop: int
+    size: int | None = None
 
 
 Row = list[Piece]

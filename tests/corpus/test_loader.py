@@ -1,4 +1,4 @@
-"""The loader: every row once an epoch, any row at once, the same whoever asks; permutations and generators of integers."""
+"""The loader: every row once an epoch, any row at once, the same whoever asks; permutations and generators."""
 
 from __future__ import annotations
 

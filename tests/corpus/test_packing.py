@@ -222,7 +222,7 @@ def test_where_plans_would_lie_there_is_a_file(tmp_path):
 def test_what_cannot_be_packed_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'best-fit'"):
         pack("bestfit", Texts([1]), length=8, slots=SlotRule())
-    with pytest.raises(ConfigError, match="a row of 2 places holds no token.*at least 3"):
+    with pytest.raises(ConfigError, match=r"a row of 2 places holds no token.*at least 3"):
         pack("stream", Texts([1]), length=2, slots=SlotRule(0, 1, 1))
     with pytest.raises(InputError, match="the corpus has no tokens"):
         pack("single", Texts([0, 0]), length=8, slots=SlotRule())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from tsumugu.core.config import Config
 from tsumugu.corpus.rows import Row, SlotRule
 
 if TYPE_CHECKING:
@@ -41,11 +43,13 @@ class Objective(Protocol):
     """How a model learns from text without labels.
 
     Attributes:
+        name: its name in the registry.
         head: the head that the model needs, a key of `tsumugu.models.base.HEADS`.
         weights: the share of each loss in the whole; the first is the main one.
         slots: the places it needs beside the tokens.
     """
 
+    name: str
     head: str
     weights: Mapping[str, float]
     slots: SlotRule
@@ -63,6 +67,31 @@ class Objective(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Config, ABC):
+    """The options of an objective, as a recipe's section has them.
+
+    Attributes:
+        packing: how rows are packed for it where a recipe says nothing.
+    """
+
+    packing: ClassVar[str] = "stream"
+
+    def for_packing(self, packing: str) -> Self:
+        """The same with what depends on packing filled in: documents that were not cut do not see one another."""
+        if getattr(self, "document_mask", False) is None:
+            return self.replace(document_mask=packing == "best-fit")
+        return self
+
+    @abstractmethod
+    def build(self, vocabulary: Vocabulary, context: int) -> Objective:
+        """The objective, for a model that reads `context` positions.
+
+        Raises:
+            ConfigError: the vocabulary lacks a token that it needs.
+        """
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What an objective needs to know of a tokenizer.
@@ -74,6 +103,7 @@ class Vocabulary:
         special: all special ids.
         continues: bool `[size]`, True where a token goes on with the word before it (whole-word masking).
         sentinels: ids that stand for what was taken out (T5's extra ids), the first first.
+        added: ids of all tokens that were added to the vocabulary, by what is written.
     """
 
     size: int
@@ -88,3 +118,4 @@ class Vocabulary:
     special: tuple[int, ...] = ()
     continues: np.ndarray | None = None
     sentinels: tuple[int, ...] = ()
+    added: Mapping[str, int] = field(default_factory=dict)

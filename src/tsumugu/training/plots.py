@@ -90,7 +90,8 @@ def plot_run(run: str | Path | Sequence[Event], folder: str | Path, *, formats: 
     folder = Path(folder)
     targets = [(what, folder / f"{what}.{each}") for what in ("loss", "lr") for each in formats]
     for what, target in targets:
-        with _figure(target, curves.name) as (_, axes):
+        with _figure(target, [curves.name]) as (_, axes):
+            axes.set_title(curves.name, loc="left", parse_math=False)
             if what == "loss":
                 _draw_loss(axes, curves)
             else:
@@ -119,8 +120,9 @@ def plot_runs(runs: Sequence[str | Path], target: str | Path, *, by: By = "step"
     every = [_curves(run) for run in runs]
     names = [Path(run).resolve().name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    names = [safe_text(each, one_line=True)[:80] for each in names]
     target = Path(target)
-    with _figure(target, "", height=4 + 0.22 * len(every)) as (figure, axes):
+    with _figure(target, names, 4 + 0.22 * len(every)) as (figure, axes):
         handles, limits = [], []
         for i, curves in enumerate(every):
             colour = f"C{i % 10}"
@@ -142,9 +144,7 @@ def plot_runs(runs: Sequence[str | Path], target: str | Path, *, by: By = "step"
         axes.set_xlabel(_LABELS[by])
         axes.xaxis.set_major_formatter(lambda value, _: count(value))
         axes.set_ylabel("loss (thin: training, smoothed; with marks: validation)")
-        legend = figure.legend(
-            handles, [safe_text(each)[:80] for each in names], loc="outside lower left", frameon=False
-        )
+        legend = figure.legend(handles, names, loc="outside lower left", frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
@@ -239,8 +239,8 @@ def _limits(train: Sequence[float], validation: Sequence[float]) -> tuple[float,
 
 
 @contextlib.contextmanager
-def _figure(target: Path, title: str, *, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure; it becomes the file `target`, whole, when the block ends well."""
+def _figure(target: Path, names: Sequence[str], height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure for the runs of these names; it becomes the file `target`, whole, when the block ends well."""
     kind = target.suffix[1:].lower()
     if kind not in FORMATS:
         raise InputError(f"a plot cannot be a {target.suffix or 'file without a suffix'}", mend="use .svg or .png")
@@ -250,7 +250,7 @@ def _figure(target: Path, title: str, *, height: float = 4.0) -> Iterator[tuple[
     settings: Any = {
         "svg.hashsalt": "tsumugu",
         "svg.fonttype": "none",  # texts stay texts: small, searchable, in the reader's own fonts
-        "font.family": ["sans-serif"],
+        "font.family": ["DejaVu Sans", *([] if "".join(names).isascii() else _wide_fonts()), "sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
         "path.simplify": True,
@@ -265,11 +265,7 @@ def _figure(target: Path, title: str, *, height: float = 4.0) -> Iterator[tuple[
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a PNG shows boxes then; nothing breaks
         figure = Figure(figsize=(8, height), layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title(title, loc="left", parse_math=False)
         yield figure, axes
-        texts = [title, *(text.get_text() for each in figure.legends for text in each.get_texts())]
-        if not "".join(texts).isascii():
-            matplotlib.rcParams["font.sans-serif"] = ["DejaVu Sans", *_wide_fonts()]
         partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
         metadata = {"Date": None, "Creator": "tsumugu"} if kind == "svg" else {"Software": "tsumugu"}
         try:

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from transformers import (
     BertConfig,
+    ElectraConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     MT5Config,
+    OpenAIGPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -22,7 +24,7 @@ from transformers import (
     UMT5Config,
     XLMRobertaConfig,
 )
-from transformers.models import bert, gpt2, llama, mistral, mt5, roberta, t5, umt5, xlm_roberta
+from transformers.models import bert, electra, gpt2, llama, mistral, mt5, openai, roberta, t5, umt5, xlm_roberta
 
 TIME, BATCH = 11, 3
 STEPS = 8
@@ -58,6 +60,7 @@ LLAMA = {
     "max_position_embeddings": 24,
     "pad_token_id": PAD,
 }
+ELECTRA = BERT | {"embedding_size": 20}
 ROBERTA = BERT | {"type_vocab_size": 1}
 T5 = {
     "d_model": 32,
@@ -100,6 +103,23 @@ CASES: dict[str, PreTrainedConfig] = {
     "bert four segments": BertConfig(**BERT | {"type_vocab_size": 4}),
     "bert large vocabulary": BertConfig(**BERT | {"vocab_size": 1031}),
     "bert no pad token": BertConfig(**BERT | {"pad_token_id": None}),
+    "electra plain": ElectraConfig(**ELECTRA),
+    "electra one width": ElectraConfig(**ELECTRA | {"embedding_size": 32}),
+    "electra wide embeddings": ElectraConfig(**ELECTRA | {"embedding_size": 48}),
+    "electra one head": ElectraConfig(**ELECTRA | {"num_attention_heads": 1}),
+    "electra three layers": ElectraConfig(**ELECTRA | {"num_hidden_layers": 3}),
+    "electra untied": ElectraConfig(**ELECTRA | {"tie_word_embeddings": False}),
+    "electra relu": ElectraConfig(**ELECTRA | {"hidden_act": "relu"}),
+    "electra great eps": ElectraConfig(**ELECTRA | {"layer_norm_eps": 0.1}),
+    "electra one segment": ElectraConfig(**ELECTRA | {"type_vocab_size": 1}),
+    "openai-gpt plain": OpenAIGPTConfig(**GPT2),
+    "openai-gpt one head": OpenAIGPTConfig(**GPT2 | {"n_head": 1}),
+    "openai-gpt odd width": OpenAIGPTConfig(**GPT2 | {"n_embd": 27, "n_head": 3}),
+    "openai-gpt three layers": OpenAIGPTConfig(**GPT2 | {"n_layer": 3}),
+    "openai-gpt untied": OpenAIGPTConfig(**GPT2 | {"tie_word_embeddings": False}),
+    "openai-gpt relu": OpenAIGPTConfig(**GPT2 | {"afn": "relu"}),
+    "openai-gpt silu": OpenAIGPTConfig(**GPT2 | {"afn": "silu"}),
+    "openai-gpt great eps": OpenAIGPTConfig(**GPT2 | {"layer_norm_epsilon": 0.1}),
     "gpt2 plain": GPT2Config(**GPT2),
     "gpt2 one head": GPT2Config(**GPT2 | {"n_head": 1}),
     "gpt2 eight heads": GPT2Config(**GPT2 | {"n_head": 8}),
@@ -192,6 +212,19 @@ CLASSES: dict[str, dict[str, type[PreTrainedModel]]] = {
         "token-classification": bert.BertForTokenClassification,
         "question-answering": bert.BertForQuestionAnswering,
     },
+    "electra": {
+        "base": electra.ElectraModel,
+        "replaced-token": electra.ElectraForPreTraining,
+        "masked-lm": electra.ElectraForMaskedLM,
+        "sequence-classification": electra.ElectraForSequenceClassification,
+        "token-classification": electra.ElectraForTokenClassification,
+        "question-answering": electra.ElectraForQuestionAnswering,
+    },
+    "openai-gpt": {
+        "base": openai.OpenAIGPTModel,
+        "causal-lm": openai.OpenAIGPTLMHeadModel,
+        "sequence-classification": openai.OpenAIGPTForSequenceClassification,
+    },
     "gpt2": {
         "base": gpt2.GPT2Model,
         "causal-lm": gpt2.GPT2LMHeadModel,
@@ -251,6 +284,8 @@ def heads(case: str) -> dict[str, type[PreTrainedModel]]:
 
 RICHEST = {
     "bert": "pretraining",
+    "electra": "masked-lm",
+    "openai-gpt": "causal-lm",
     "gpt2": "causal-lm",
     "llama": "causal-lm",
     "mistral": "causal-lm",
@@ -265,6 +300,10 @@ RICHEST = {
 EVERY_HEAD = (
     "bert plain",
     "bert untied",
+    "electra plain",
+    "electra one width",
+    "openai-gpt plain",
+    "openai-gpt untied",
     "gpt2 plain",
     "gpt2 untied",
     "llama grouped",
@@ -293,7 +332,8 @@ def reference(
 ) -> PreTrainedModel:
     """A model of the reference library with random weights, and a context of `positions` if given."""
     labels = labels[:2] if head == "question-answering" else labels
-    options = CASES[case].to_dict() | {"id2label": dict(enumerate(labels)), "attn_implementation": "sdpa"}
+    kernel = "eager" if case.startswith("openai-gpt") else "sdpa"  # the only one that it has
+    options = CASES[case].to_dict() | {"id2label": dict(enumerate(labels)), "attn_implementation": kernel}
     config = type(CASES[case]).from_dict(options)
     if positions is not None:
         config.max_position_embeddings = positions
@@ -347,12 +387,19 @@ def answers(config: PreTrainedConfig, head: str, given: dict[str, torch.Tensor])
         case "seq2seq-lm":
             return {"labels": random(config.vocab_size, BATCH, STEPS).masked_fill(skip[:, :STEPS], -100)}
         case "causal-lm":
+            if config.model_type == "openai-gpt" and "attention_mask" in given:
+                # Padding on the left looks at what comes after it there, so what it foresees is not compared.
+                skip |= given["attention_mask"].roll(1, dims=1) == 0
             return {"labels": given["input_ids"].masked_fill(skip, -100)}
         case "masked-lm":
             return {"labels": random(config.vocab_size, BATCH, TIME).masked_fill(skip, -100)}
         case "pretraining":
             labels = random(config.vocab_size, BATCH, TIME).masked_fill(skip, -100)
             return {"labels": labels, "next_sentence_label": random(2, BATCH)}
+        case "replaced-token":
+            # The reference library judges all tokens that are no padding, and knows no -100.
+            padding = given["attention_mask"] == 0 if "attention_mask" in given else torch.zeros_like(skip)
+            return {"labels": random(2, BATCH, TIME).masked_fill(padding, -100)}
         case "sequence-classification":
             return {"labels": random(config.num_labels, BATCH)}
         case "token-classification":

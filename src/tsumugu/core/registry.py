@@ -77,6 +77,10 @@ FAMILY_SUMMARIES = {
     "bert": FamilySummary(
         ("bert",), "bidirectional encoder: classification, tagging, spans, sentence vectors, hidden tokens"
     ),
+    "electra": FamilySummary(
+        ("electra",), "bidirectional encoder, trained to tell which tokens were replaced: as BERT"
+    ),
+    "gpt": FamilySummary(("openai-gpt",), "decoder: text generation, as GPT-2 with norms last (openai-gpt)"),
     "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
     "gpt3": FamilySummary(("gpt3",), "decoder: text generation, dense and banded layers in turn (presets to 175B)"),
     "llama": FamilySummary(("llama", "mistral"), "decoder: text generation, chat (also SmolLM2, TinyLlama, Mistral)"),
@@ -92,6 +96,8 @@ FAMILIES = Registry(
     "model family",
     {
         "bert": "tsumugu.models.bert:FAMILY",
+        "electra": "tsumugu.models.electra:FAMILY",
+        "gpt": "tsumugu.models.gpt:FAMILY",
         "gpt2": "tsumugu.models.gpt2:FAMILY",
         "gpt3": "tsumugu.models.gpt3:FAMILY",
         "llama": "tsumugu.models.llama:FAMILY",
@@ -100,6 +106,8 @@ FAMILIES = Registry(
         "t5": "tsumugu.models.t5:FAMILY",
     },
     aliases={
+        "gpt-1": "gpt",
+        "openai-gpt": "gpt",
         "gpt-2": "gpt2",
         "gpt-3": "gpt3",
         "megatron-gpt": "megatron",
@@ -131,7 +139,16 @@ TASKS = Registry(
     },
 )
 
-OBJECTIVES = Registry("objective", {})
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "span-corruption": "tsumugu.objectives.span_corruption:SpanCorruptionConfig",
+        "ul2": "tsumugu.objectives.span_corruption:UL2Config",
+        "next-sentence": "tsumugu.objectives.sentence_pair:NextSentenceConfig",
+        "sentence-order": "tsumugu.objectives.sentence_pair:SentenceOrderConfig",
+        "replaced-token": "tsumugu.objectives.replaced_token:ReplacedTokenConfig",
+    },
+)
 
 FUNCTIONS = Registry(
     "function",

@@ -24,6 +24,8 @@ HEADS = {
     "encoder": "hidden states of the encoder alone",
     "masked-lm": "hidden tokens",
     "pretraining": "hidden tokens and whether two texts follow one another",
+    "replaced-token": "which tokens were replaced",
+    "replaced-token-pair": "which tokens were replaced, beside the generator that replaces them",
     "sequence-classification": "a label for each text",
     "token-classification": "a label for each token",
     "question-answering": "the first and last token of an answer",

@@ -142,12 +142,17 @@ TASKS = Registry(
 OBJECTIVES = Registry(
     "objective",
     {
+        "causal": "tsumugu.objectives.causal:CausalConfig",
+        "prefix-lm": "tsumugu.objectives.causal:PrefixLMConfig",
+        "fill-in-the-middle": "tsumugu.objectives.fill_in_the_middle:FillInTheMiddleConfig",
+        "masked": "tsumugu.objectives.masked:MaskedConfig",
         "span-corruption": "tsumugu.objectives.span_corruption:SpanCorruptionConfig",
         "ul2": "tsumugu.objectives.span_corruption:UL2Config",
         "next-sentence": "tsumugu.objectives.sentence_pair:NextSentenceConfig",
         "sentence-order": "tsumugu.objectives.sentence_pair:SentenceOrderConfig",
         "replaced-token": "tsumugu.objectives.replaced_token:ReplacedTokenConfig",
     },
+    aliases={"clm": "causal", "fim": "fill-in-the-middle", "mlm": "masked"},
 )
 
 FUNCTIONS = Registry(

@@ -112,3 +112,19 @@ def test_padding_is_told_by_numbers_of_any_type(dtype: torch.dtype) -> None:
     mask = padding_mask(torch.tensor([[1, 1, 0]]).to(dtype))
     assert mask.allowed is not None
     assert mask.allowed.tolist() == [[[[True, True, False]]]]
+
+
+@settings(deadline=None)
+@given(bits, st.integers(1, SIDE + 1))
+def test_a_prefix_sees_itself_in_both_directions_as_far_as_a_window_reaches(prefix: torch.Tensor, window: int) -> None:
+    found = table(causal_mask(SIDE, window=window, prefix=prefix))
+    for row in range(BATCH):
+        for query in range(SIDE):
+            for key in range(SIDE):
+                both = bool(prefix[row, query] and prefix[row, key])
+                sees = abs(query - key) < window and (key <= query or both)
+                assert found[row, 0, query, key] == (0 if sees else -np.inf)
+    whole = table(causal_mask(SIDE, prefix=prefix))
+    assert np.array_equal(
+        whole == 0, (table(causal_mask(SIDE)) == 0) | (prefix[:, None, :, None] & prefix[:, None, None]).numpy()
+    )

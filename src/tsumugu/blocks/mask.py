@@ -76,6 +76,7 @@ def causal_mask(
     *,
     offset: int | Tensor = 0,
     window: int | None = None,
+    prefix: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Mask:
     """Each query sees itself and what came before it.
@@ -85,17 +86,25 @@ def causal_mask(
         keys: number of keys; as many as queries when left out.
         offset: position of the first query among the keys; an int, or one for each row, `[batch]`.
         window: when given, a query sees only the last `window` keys, itself included.
+        prefix: `[batch, time]`, non-zero where a token is of a prefix: these see one another in both directions, as far
+            as a window reaches. Only where queries are the keys.
         device: where the table is made.
     """
     keys = queries if keys is None else keys
     if window is not None and window >= keys:
         window = None
-    if isinstance(offset, int) and window is None:
+    if isinstance(offset, int) and window is None and prefix is None:
         if offset == 0 and queries == keys:
             return Mask(causal=True) if queries > 1 else EVERYTHING
         if queries == 1 and offset == keys - 1:
             return EVERYTHING
     allowed = _lower_triangle(queries, keys, offset, device)
+    if prefix is not None:
+        of_prefix = prefix.bool()
+        both = of_prefix[:, None, :, None] & of_prefix[:, None, None, :]
+        if window is not None:
+            both = both & _lower_triangle(queries, keys, offset + window - 1, device)
+        allowed = allowed | both
     if window is not None:
         allowed = allowed & ~_lower_triangle(queries, keys, offset - window, device)
     return Mask(allowed=allowed)

@@ -74,7 +74,7 @@ class Attention(nn.Module):
             context: what is asked, `[batch, keys, context_size]`, or what `keys_values` made of that; else `x` itself.
             cache: keys and values of earlier steps; the new ones are written to it.
         """
-        query = self._heads(self.query(x), self.num_heads)
+        query = self._heads(self.query(x))
         key, value = context if isinstance(context, tuple) else self.keys_values(x if context is None else context)
         if rotation is not None:
             query, key = rotation(query), rotation(key)
@@ -84,23 +84,22 @@ class Attention(nn.Module):
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """What is asked of `context` `[batch, keys, context_size]`, to be kept where it is asked again and again."""
-        return (
-            self._heads(self.key(context), self.num_kv_heads),
-            self._heads(self.value(context), self.num_kv_heads),
-        )
+        return self._heads(self.key(context)), self._heads(self.value(context))
 
-    def _heads(self, x: Tensor, heads: int) -> Tensor:
-        return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+    def _heads(self, x: Tensor) -> Tensor:
+        # As many heads as there are: under tensor parallelism a rank computes its share of them.
+        return x.view(*x.shape[:2], x.shape[-1] // self.head_dim, self.head_dim).transpose(1, 2)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
         """`[batch, heads, time, head_dim]` of queries -> `[batch, time, heads * head_dim]`."""
         batch, heads, time, dim = query.shape
         scores = mask.scores(query.dtype)
-        grouped = self.num_kv_heads < heads
+        kv_heads = key.shape[1]
+        grouped = kv_heads < heads
         one_step = grouped and time == 1 and (scores is None or scores.dim() < 3 or scores.shape[-3] == 1)
         if one_step:
             # Decoding: the heads of a group become queries of one head, and keys and values need no copies.
-            query = query.view(batch, self.num_kv_heads, heads // self.num_kv_heads, dim)
+            query = query.view(batch, kv_heads, heads // kv_heads, dim)
         attended = functional.scaled_dot_product_attention(
             query,
             key,

@@ -26,7 +26,7 @@ from tsumugu.core.errors import did_you_mean
 from tsumugu.models.base import Family, label_names, label_tables, translate
 from tsumugu.models.decoder import Decoder
 
-ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "swish"}
+ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
 """config.json's `afn` and our names: its gelu is the one that tanh approximates."""
 
 

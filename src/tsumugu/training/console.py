@@ -99,8 +99,11 @@ class Console:
 
     def _draw(self) -> None:
         if self._live is not None:
+            from rich.console import Group
+
             begun = time.monotonic()
-            self._live.update(self._panel(), refresh=True)
+            # The empty line below takes what the terminal echoes, such as ^C, which would break the panel's own lines.
+            self._live.update(Group(self._panel(), ""), refresh=True)
             took = time.monotonic() - begun
             self._next = begun + max(REFRESH, 50 * took)
 

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.objectives.conftest import TEXTS
 from tests.objectives.rows import LENGTH, binomial, epoch, random_texts
 
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.corpus.chance import generators
 from tsumugu.corpus.packing import KINDS
 from tsumugu.corpus.rows import Piece
+from tsumugu.corpus.shards import Corpus, write_corpus
 from tsumugu.objectives.base import IGNORE
 from tsumugu.objectives.causal import CausalConfig, PrefixLMConfig
 from tsumugu.objectives.fill_in_the_middle import FillInTheMiddleConfig
+from tsumugu.objectives.vocabulary import vocabulary_of
 
 START, END, PAD = 0, 1, 2
 PREFIX, MIDDLE, SUFFIX = 6, 7, 8
@@ -268,3 +271,24 @@ def test_other_spellings_of_the_marks_are_known(vocabulary):
         objective = FillInTheMiddleConfig(rate=1.0).build(dataclasses.replace(vocabulary, added=added), LENGTH)
         ids = objective.batch([[Piece(0, np.array([20]), 0, 2)]], generators(0, [0])).inputs["targets"]
         assert {30, 31, 32} <= set(ids.ravel().tolist())
+
+
+# --- a prepared corpus
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["byte_level", "word_pieces"])
+def test_bits_per_byte_count_the_bytes_of_a_real_corpus(request, tmp_path, name, kind):
+    tokenizer = request.getfixturevalue(name)
+    documents = [(tokenizer.encode(text, add_special_tokens=False), len(text.encode())) for text in TEXTS]
+    corpus = write_corpus(tmp_path / "corpus", documents, tokenizer, shard_tokens=300)
+    told = sum(int(corpus.token_bytes[ids].sum()) for ids, _ in documents)
+    assert (told == corpus.bytes) is (name == "byte_level")  # word pieces drop spaces, and write in small letters
+    objective = CausalConfig().for_packing(kind).build(vocabulary_of(tokenizer, corpus.token_bytes), LENGTH)
+    for number in range(2):
+        rows, chance = epoch(objective, Corpus.open(corpus.path), kind, number=number)
+        batch = objective.batch(rows, chance)
+        assert batch.bytes == corpus.bytes
+        assert batch.counts["token"] == corpus.tokens + corpus.documents
+    corpus.verify()  # the plan of packing, which lies in its folder, makes it no other
+    assert (corpus.path / "packing").exists() is (kind == "best-fit")

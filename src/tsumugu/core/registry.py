@@ -152,7 +152,14 @@ OBJECTIVES = Registry(
         "sentence-order": "tsumugu.objectives.sentence_pair:SentenceOrderConfig",
         "replaced-token": "tsumugu.objectives.replaced_token:ReplacedTokenConfig",
     },
-    aliases={"clm": "causal", "fim": "fill-in-the-middle", "mlm": "masked"},
+    aliases={
+        "clm": "causal",
+        "fim": "fill-in-the-middle",
+        "mlm": "masked",
+        "nsp": "next-sentence",
+        "sop": "sentence-order",
+        "rtd": "replaced-token",
+    },
 )
 
 FUNCTIONS = Registry(

@@ -26,6 +26,7 @@ VERBS = {
     "similarity": ("tsumugu.cli.similarity:similarity", "Say how alike texts are in meaning."),
     "pull": ("tsumugu.cli.pull:pull", "Fetch a model into the cache."),
     "tokenizer": ("tsumugu.cli.tokenizer:app", "Train a tokenizer, measure it, see how it cuts a text."),
+    "plan": ("tsumugu.cli.plan:plan", "Say what a training run takes: memory, time, cost, a layout, how much text."),
     "runs": ("tsumugu.cli.runs:app", "List training runs, show one, compare several."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),

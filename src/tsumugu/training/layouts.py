@@ -211,17 +211,21 @@ def reason(candidate: Candidate, best: Candidate, device: Device) -> str:
         return f"does not fit: {needed:.1f} GiB of the {has:.1f} that may be used"
     said = []
     if layout.recompute != "none":
-        said.append(f"{share['recompute']:.0%} computing again")
+        said.append(f"{_percent(share['recompute'])} computing again")
     if layout.tensor > 1:
-        said.append(f"{share['tensor']:.0%} tensor-parallel traffic")
+        said.append(f"{_percent(share['tensor'])} tensor-parallel traffic")
     if layout.pipeline > 1:
-        said.append(f"{share['pipeline']:.0%} waiting in the pipeline")
+        said.append(f"{_percent(share['pipeline'])} waiting in the pipeline")
     if layout.data > 1:
-        said.append(f"{share['data']:.0%} data-parallel traffic")
+        said.append(f"{_percent(share['data'])} data-parallel traffic")
     costs = ", ".join(said) or "nothing is cut, nothing computed again"
     if candidate is best:
         return f"fastest that fits: {costs}"
-    return f"{candidate.step.seconds / best.step.seconds - 1:.0%} slower: {costs}"
+    return f"{_percent(candidate.step.seconds / best.step.seconds - 1)} slower: {costs}"
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if share < 0.01 else f"{share:.0%}"
 
 
 def _order(each: Candidate) -> tuple[bool, float, int, int]:

@@ -387,7 +387,7 @@ def answers(config: PreTrainedConfig, head: str, given: dict[str, torch.Tensor])
         case "seq2seq-lm":
             return {"labels": random(config.vocab_size, BATCH, STEPS).masked_fill(skip[:, :STEPS], -100)}
         case "causal-lm":
-            if config.model_type == "openai-gpt" and "attention_mask" in given:
+            if getattr(config, "model_type", None) == "openai-gpt" and "attention_mask" in given:
                 # Padding on the left looks at what comes after it there, so what it foresees is not compared.
                 skip |= given["attention_mask"].roll(1, dims=1) == 0
             return {"labels": given["input_ids"].masked_fill(skip, -100)}

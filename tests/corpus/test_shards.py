@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from tsumugu.core.errors import InputError
-from tsumugu.corpus.shard_writer import ShardWriter, ids_type
+from tsumugu.corpus.shard_writer import ShardWriter, ids_type, tidy
 from tsumugu.corpus.shards import Corpus, write_corpus
 from tsumugu.corpus.token_bytes import token_bytes
 from tsumugu.text.tokenizer import Tokenizer
@@ -113,6 +113,28 @@ def test_what_is_no_document_is_refused_and_leaves_nothing(tmp_path, tokenizer, 
     assert not list(tmp_path.iterdir())
 
 
+def add(writer: ShardWriter, row: np.ndarray) -> None:
+    writer.add(row, np.array([len(row)]), np.array([2 * len(row)]))
+
+
+def test_a_writer_takes_many_documents_at_once_as_it_takes_them_one_by_one(tmp_path):
+    lengths = np.array([3, 1, 9, 2, 2, 5, 1, 1])
+    ids = np.arange(lengths.sum())
+    for name, steps in (("one", range(1, 9)), ("many", [8]), ("some", [3, 5, 8])):
+        folder = tmp_path / name
+        folder.mkdir()
+        writer = ShardWriter(folder, np.dtype("<u2"), shard_tokens=6)
+        start = 0
+        for stop in steps:
+            some = slice(lengths[:start].sum(), lengths[:stop].sum())
+            writer.add(ids[some], lengths[start:stop], 2 * lengths[start:stop])
+            start = stop
+        assert [each.tokens for each in writer.finish()] == [4, 9, 4, 6, 1]
+    for each in ("many", "some"):
+        for path in (tmp_path / "one").iterdir():
+            assert (tmp_path / each / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_writer_goes_on_from_its_last_commit(tmp_path):
     rows = [np.arange(1, 2 + n % 7) for n in range(40)]
     files = {}
@@ -122,15 +144,16 @@ def test_a_writer_goes_on_from_its_last_commit(tmp_path):
         writer = ShardWriter(folder, np.dtype("<u2"), shard_tokens=30)
         if cut is not None:
             for row in rows[:cut]:
-                writer.add(row, len(row))
+                add(writer, row)
             state = json.loads(json.dumps(writer.commit()))
             for row in rows[cut : cut + 17]:  # lost: written, never committed
-                writer.add(row + 1, 9)
+                add(writer, row + 1)
             writer.close()
             writer = ShardWriter(folder, np.dtype("<u2"), shard_tokens=30, state=state)
         for row in rows[cut or 0 :]:
-            writer.add(row, len(row))
+            add(writer, row)
         writer.finish()
+        tidy(folder)
         found = {each.name: each.read_bytes() for each in folder.iterdir()}
         assert found == files.setdefault("whole", found)
 

@@ -28,6 +28,7 @@ VERBS = {
     "tokenizer": ("tsumugu.cli.tokenizer:app", "Train a tokenizer, measure it, see how it cuts a text."),
     "plan": ("tsumugu.cli.plan:plan", "Say what a training run takes: memory, time, cost, a layout, how much text."),
     "runs": ("tsumugu.cli.runs:app", "List training runs, show one, compare several."),
+    "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

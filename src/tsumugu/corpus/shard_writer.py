@@ -7,6 +7,7 @@ is open, ``shard-00000.docs`` collects what the index will be made of.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -62,6 +63,12 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def tidy(folder: Path) -> None:
+    """Remove from a finished folder what an unfinished one needs to go on."""
+    for each in folder.glob("shard-*.docs"):
+        each.unlink()
+
+
 class ShardWriter:
     """Appends documents to shards in a folder.
 
@@ -90,15 +97,29 @@ class ShardWriter:
         self._bin.seek(0, os.SEEK_END)
         self._docs.seek(0, os.SEEK_END)
 
-    def add(self, ids: npt.NDArray[Any], n_bytes: int) -> None:
-        """Append a document of one token or more, whose text has `n_bytes` bytes."""
-        if self._documents and self._tokens + len(ids) > self._limit:
-            self._close_shard()
-            self._bin, self._docs = self._open(".bin", new=True), self._open(".docs", new=True)
-        self._bin.write(np.ascontiguousarray(ids, self._dtype).data)
-        self._docs.write(np.array([len(ids), n_bytes], "<i8").data)
-        self._documents += 1
-        self._tokens += len(ids)
+    def add(self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:
+        """Append documents of one token or more.
+
+        Args:
+            ids: those of all documents, one after another.
+            lengths: the tokens of each.
+            sizes: the bytes that the text of each has.
+        """
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        at = 0
+        while at < len(lengths):
+            room = self._limit - self._tokens
+            stop = int(np.searchsorted(ends, ends[at] + room, side="right")) - 1
+            if stop <= at and self._documents:
+                self._close_shard()
+                self._bin, self._docs = self._open(".bin", new=True), self._open(".docs", new=True)
+                continue
+            stop = max(stop, at + 1)
+            self._bin.write(np.ascontiguousarray(ids[ends[at] : ends[stop]], self._dtype).data)
+            self._docs.write(np.ascontiguousarray(np.stack([lengths[at:stop], sizes[at:stop]], axis=1), "<i8").data)
+            self._documents += stop - at
+            self._tokens += int(ends[stop] - ends[at])
+            at = stop
 
     def commit(self) -> dict[str, Any]:
         """Bring everything to the disk; give the state from which another writer can go on, as plain JSON values."""
@@ -112,21 +133,20 @@ class ShardWriter:
         }
 
     def finish(self) -> list[Shard]:
-        """Close the last shard and remove what only an unfinished folder needs."""
+        """Close the last shard; `tidy` then removes what only an unfinished folder needs."""
         if self._documents:
             self._close_shard()
         else:
             self.close()
             self._path(".bin").unlink()
-        for each in self._folder.glob("shard-*.docs"):
-            each.unlink()
         sync(self._folder)
         return self._closed
 
     def close(self) -> None:
-        """Let go of the files, finished or not."""
-        self._bin.close()
-        self._docs.close()
+        """Let go of the files, finished or not. What a full disk did not take is lost; it was not committed."""
+        for file in (self._bin, self._docs):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _path(self, suffix: str) -> Path:
         return self._folder / f"{shard_name(len(self._closed))}{suffix}"

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tsumugu.checkpoints.atomic import sync, temporary
 from tsumugu.core.errors import InputError
-from tsumugu.corpus.shard_writer import SHARD_TOKENS, Shard, ShardWriter, checksum, ids_type, shard_name
+from tsumugu.corpus.shard_writer import SHARD_TOKENS, Shard, ShardWriter, checksum, ids_type, shard_name, tidy
 from tsumugu.corpus.token_bytes import token_bytes, vocabulary_size
 from tsumugu.text.files import read_json, write_json
 
@@ -230,8 +230,9 @@ def write_corpus(
             if not len(row) or row.min() < 0 or row.max() >= size:
                 what = "has no token" if not len(row) else "has an id outside of the vocabulary"
                 raise InputError(what, where=f"document {number}")
-            writer.add(row, n_bytes)
+            writer.add(row, np.array([len(row)]), np.array([n_bytes]))
         seal(scratch, writer.finish(), tokenizer, settings=settings or {}, sources=sources)
+        tidy(scratch)
         scratch.rename(target)
         sync(target.parent)
     finally:

@@ -145,7 +145,7 @@ def measure_machine(*, rows: int = 512, inner: int = 768, columns: int = 3072, s
     """Time matrix products `[rows, inner] @ [inner, columns]` for about so many seconds, and say the best rate.
 
     The shape matters: small matrices are multiplied at a lower rate. The best of the repetitions is taken, since what
-    else the machine does makes a product slower and never quicker. One product of at most 10^9 operations is the least.
+    else the machine does makes a product slower and never quicker. Fewer rows are taken where a product would last.
     """
     import torch
 

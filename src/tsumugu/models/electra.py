@@ -113,8 +113,8 @@ class TextHead(nn.Module):
 class Electra(Encoder):
     """Token ids `[batch, time]` -> hidden states, or what the head makes of them.
 
-    With head `replaced-token` the logits are `[batch, time]`, and labels and targets 1 where a token was replaced, 0
-    where it was not, and -100 where nothing is asked.
+    With head `replaced-token` the logits are `[batch, time]`, and labels 1 where a token was replaced, 0 where it was
+    not, and -100 where nothing is asked.
     """
 
     def _answer(self, x: Tensor, labels: Tensor | None) -> Output:
@@ -184,8 +184,8 @@ class ElectraPair(Electra):
         for name, padding in (("attention_mask", 0), ("document_ids", -1)):
             if named.get(name) is not None:
                 replaced = replaced.masked_fill(named[name] == padding, IGNORE)
-        judged = super().forward(text, targets=replaced, **named)
-        return PairOutput(loss=guess.loss, replaced_loss=judged.loss)
+        scores = super().forward(text, **named).logits
+        return PairOutput(loss=guess.loss, replaced_loss=binary_loss(scores, replaced, "sum"))
 
     @torch.no_grad()
     def _draw(self, states: Tensor, noise: Tensor) -> Tensor:

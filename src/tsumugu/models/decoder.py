@@ -77,6 +77,7 @@ class Decoder(Model):
         *,
         cache: KVCache | None = None,
         document_ids: Any = None,
+        prefix: Any = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool = False,
         return_tensors: TensorFormat | str | None = None,
@@ -91,6 +92,8 @@ class Decoder(Model):
                 `classification_loss` takes for a sequence classifier.
             cache: keys and values of earlier tokens; the new ones are added to it.
             document_ids: `[batch, time]`, when several texts are packed in a row.
+            prefix: `[batch, time]`, non-zero where a token is of a prefix, which is read in both directions; with a
+                cache only while that is empty.
             logits_to_keep: only for the last so many positions (0: all), or for one position of each row, `[batch]`.
             output_hidden_states: also give every layer's states.
             return_tensors: give pt, tf, jax or np; torch with its gradients when left out.
@@ -117,7 +120,7 @@ class Decoder(Model):
         x = self.embeddings(ids, positions=positions)
         x = self.decoder(
             x,
-            mask=self._mask(ids, end, offset, real, document_ids),
+            mask=self._mask(ids, end, offset, real, document_ids, prefix),
             rotation=None if self.rotary is None else self.rotary(positions, x.dtype),
             cache=cache,
             keep=keep,
@@ -144,14 +147,18 @@ class Decoder(Model):
         return FUNCTIONS["torch-session"](self, capacity=capacity)
 
     def _mask(
-        self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any
+        self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any, prefix: Any
     ) -> Mask | list[Mask]:
         """What each token sees: one mask for all layers, or one for each."""
         windows = getattr(self.config, "windows", None)
         documents = None if document_ids is None else document_mask(to_torch(document_ids).to(ids.device))
+        of_prefix = None if prefix is None else to_torch(prefix).to(ids.device)
+        if of_prefix is not None and (of_prefix.shape != ids.shape or keys != ids.shape[1]):
+            what = f"shape {list(of_prefix.shape)} is not that of the {keys} tokens that are read"
+            raise InputError(what, where="prefix", mend="give the prefix with the first tokens only")
 
         def windowed(window: int | None) -> Mask:
-            mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, device=ids.device)
+            mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, prefix=of_prefix, device=ids.device)
             if real is not None:
                 mask = mask & padding_mask(real)
             return mask if documents is None else mask & documents

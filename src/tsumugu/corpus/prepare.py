@@ -131,8 +131,11 @@ def prepare(
         if not workspace.begin(settings, sources, force=force):
             with Settler(workspace, sources, loaded, cleaning, settings) as settler:
                 blocks = read_blocks(sources, reading, settler.position, spool=spool)
-                with Pool(workers, settler.tokenizer_folder, cleaning, settler.dtype) as pool:
-                    _run(settler, blocks, pool, _teller(settler, sources, progress))
+                try:
+                    with Pool(workers, settler.tokenizer_folder, cleaning, settler.dtype) as pool:
+                        _run(settler, blocks, pool, _teller(settler, sources, progress))
+                except (TsumuguError, KeyboardInterrupt) as error:
+                    raise _kept(error, settler, workspace) from None
                 settler.finish()
         workspace.finish()
     return Corpus.open(target)
@@ -163,37 +166,47 @@ def _fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def _run(settler: Settler, blocks: Iterator[Block], pool: Pool, told: Callable[[], None]) -> None:
-    """Read, have the blocks worked on, settle them in order. What is settled is committed, however this ends."""
+    """Read, have the blocks worked on, settle them in order, commit now and then and at the end.
+
+    When a source cannot be read further, all blocks before that place are settled before its error is raised.
+    """
     waiting: deque[tuple[Block, Future[Arrays]]] = deque()
     problem: TsumuguError | None = None
     committed = time.monotonic()
-
-    def settle_first() -> None:
-        nonlocal committed
-        block, found = waiting.popleft()
-        settler.settle(block, found.result())
-        told()
-        if time.monotonic() - committed > _SECONDS:
-            settler.commit()
-            committed = time.monotonic()
-
-    try:
-        try:
-            for block in blocks:
+    reading = True
+    while reading or waiting:
+        if reading:
+            try:
+                block = next(blocks, None)
+            except TsumuguError as error:
+                block, problem = None, error
+            reading = block is not None
+            if block is not None:
                 waiting.append((block, pool.submit(block.texts)))
-                while len(waiting) > 2 * pool.workers or sum(each.size for each, _ in waiting) > _WAITING:
-                    settle_first()
-        except TsumuguError as error:  # of a source: what was read before it is not lost
-            problem = error
-        while waiting:
-            settle_first()
-    except (TsumuguError, KeyboardInterrupt):
-        settler.commit()
-        raise
+        under_way = sum(each.size for each, _ in waiting)
+        while waiting and (not reading or len(waiting) > 2 * pool.workers or under_way > _WAITING):
+            first, found = waiting.popleft()
+            settler.settle(first, found.result())
+            under_way -= first.size
+            told()
+            if time.monotonic() - committed > _SECONDS:
+                settler.commit()
+                committed = time.monotonic()
     settler.commit()
     if problem is not None:
-        mend = "; then ".join(each for each in (problem.mend, "run it again: it goes on from here") if each)
-        raise type(problem)(problem.what, where=problem.where, mend=mend) from problem
+        raise problem
+
+
+def _kept(error: BaseException, settler: Settler, workspace: Workspace) -> BaseException:
+    """Keep what is settled, and the error, which says so then; where nothing is settled, leave nothing behind."""
+    if not settler.report.read.documents:
+        workspace.discard()
+        return error
+    settler.commit()
+    if not isinstance(error, TsumuguError):
+        return error
+    mend = "; then ".join(each for each in (error.mend, "run it again: it goes on from here") if each)
+    return type(error)(error.what, where=error.where, mend=mend)
 
 
 def _teller(

@@ -50,7 +50,7 @@ class Report:
         changed: how many normalisation changed.
         dropped: by reason, those that could happen with count 0.
         languages: documents by language, where languages are asked for.
-        inputs: documents read and kept (held back or not) of each input, as the user named them.
+        inputs: files, documents read and kept (held back or not) of each input, as the user named them.
     """
 
     read: Tally = field(default_factory=Tally)
@@ -62,10 +62,10 @@ class Report:
     inputs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, reasons: Sequence[str], inputs: Sequence[Mapping[str, Any]]) -> Report:
-        """An empty report. `inputs` say what the user named."""
+    def begin(cls, reasons: Sequence[str], inputs: Sequence[str]) -> Report:
+        """An empty report, of documents that can be dropped for these reasons, from what the user named."""
         report = cls(dropped={reason: Dropped() for reason in reasons})
-        report.inputs = [{**each, "documents": 0, "kept": 0} for each in inputs]
+        report.inputs = [{"input": each, "files": 0, "documents": 0, "kept": 0} for each in inputs]
         return report
 
     @classmethod

@@ -19,7 +19,7 @@ from tsumugu.corpus.duplicates import DIGEST_BYTES, ExactIndex, NearIndex
 from tsumugu.corpus.inputs import TextSource
 from tsumugu.corpus.report import Report
 from tsumugu.corpus.shard_writer import ShardWriter, ids_type
-from tsumugu.corpus.shards import VALIDATION, seal
+from tsumugu.corpus.shards import VALIDATION, save_tokenizer, seal
 from tsumugu.corpus.token_bytes import vocabulary_size
 from tsumugu.corpus.worker import Arrays
 from tsumugu.corpus.workspace import DIGESTS, SIGNATURES, Workspace
@@ -53,10 +53,13 @@ class Settler:
         self._whole = True
         self.dtype = ids_type(vocabulary_size(tokenizer))
         self.tokenizer_folder = workspace.path / "tokenizer"
-        tokenizer.save(self.tokenizer_folder)
+        save_tokenizer(tokenizer, self.tokenizer_folder)
         state = workspace.state or {}
         self.position = Position(**state.get("position", {}))
-        self.report = Report.from_dict(state["report"]) if state else self._new_report()
+        named = [*settings["validation"], *settings["inputs"]]
+        self.report = Report.from_dict(state["report"]) if state else Report.begin(cleaning.asked, named)
+        for number, each in enumerate(self.report.inputs):
+            each["files"] = sum(source.argument == number for source in sources)
         with ExitStack() as stack:
             self._writers = {
                 False: self._writer(_TRAINING, workspace.path, state, stack),
@@ -144,12 +147,6 @@ class Settler:
             characters=report.kept.characters,
             report=report.to_dict(),
         )
-
-    def _new_report(self) -> Report:
-        inputs = [*self._settings["validation"], *self._settings["inputs"]]
-        files = [sum(each.argument == number for each in self._sources) for number in range(len(inputs))]
-        about = [{"input": name, "files": count} for name, count in zip(inputs, files, strict=True)]
-        return Report.begin(self._cleaning.asked, about)
 
     def _writer(self, name: str, folder: Path, state: Mapping[str, Any], stack: ExitStack) -> ShardWriter:
         folder.mkdir(exist_ok=True)

@@ -258,7 +258,7 @@ def seal(
     """
     if not shards:
         raise InputError("there is no document", where="documents")
-    tokenizer.save(folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / "tokenizer")
     sizes = token_bytes(tokenizer)
     with (folder / "token_bytes.npy").open("wb") as file:
         np.lib.format.write_array(file, sizes, allow_pickle=False)
@@ -282,6 +282,12 @@ def seal(
     if report is not None:
         write_json(folder / "report.json", report)
     write_json(folder / "corpus.json", about)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Save a tokenizer into a folder that then holds nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer.save(folder)
 
 
 def tokenizer_checksum(folder: Path) -> str:

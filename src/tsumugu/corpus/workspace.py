@@ -50,11 +50,10 @@ class Workspace:
             InputError: another process prepares it, or it is there already and `force` is not given.
         """
         with self.said_clearly():
+            _check_target(self.target, force=force)
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                lock = FileLock(self.path / _LOCK, blocking=False)
-                with lock:
-                    _check_target(self.target, force=force)
+                with FileLock(self.path / _LOCK, blocking=False):
                     yield
             except Timeout:
                 where = str(self.target)
@@ -88,6 +87,8 @@ class Workspace:
             InputError: the work was begun with other settings, or on sources that have changed, and `force` is not
                 given; with it, it is begun anew.
         """
+        for each in [*self.path.rglob(".*")]:  # begun files of a run that was killed
+            each.unlink()
         settings = json.loads(json.dumps(settings))
         done = read_json(self.path / "corpus.json")
         plan = read_json(self.path / _PLAN)

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsumugu.blocks.cross_entropy import linear_cross_entropy
 from tsumugu.blocks.feedforward import activation
 
 IGNORE = -100
 """A label that counts for nothing in a loss."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels that are not `IGNORE`. Logits `[..., classes]`, labels `[...]`; computed in float32."""
+def cross_entropy(logits: Tensor, labels: Tensor, *, summed: bool = False) -> Tensor:
+    """Mean, or sum, over the labels that are not `IGNORE`. Logits `[..., classes]`, labels `[...]`, in float32."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     labels = labels.flatten().to(logits.device, torch.int64)
-    return functional.cross_entropy(wide.flatten(0, -2), labels, ignore_index=IGNORE)
+    return functional.cross_entropy(
+        wide.flatten(0, -2), labels, ignore_index=IGNORE, reduction="sum" if summed else "mean"
+    )
 
 
 def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -43,6 +46,10 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class LanguageModelHead(nn.Linear):
     """States `[..., dim]` -> logits over the vocabulary `[..., vocab]`. Its weight may be the token embedding's own."""
 
+    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """The sum of cross-entropies of states `[n, dim]` with targets `[n]`, without ever holding all logits."""
+        return linear_cross_entropy(states, self.weight, self.bias, targets)
+
 
 class MaskedLanguageModelHead(nn.Module):
     """Dense, activation, norm, then the vocabulary. States `[..., dim]` -> logits `[..., vocab]`.
@@ -58,8 +65,15 @@ class MaskedLanguageModelHead(nn.Module):
         self.decoder = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(self.norm(self.activation(self.dense(x))))
+        logits: Tensor = self.decoder(self._transform(x))
         return logits
+
+    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """The sum of cross-entropies of states `[n, dim]` with targets `[n]`, without ever holding all logits."""
+        return linear_cross_entropy(self._transform(states), self.decoder.weight, self.decoder.bias, targets)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(x)))
 
 
 class Pooler(nn.Module):

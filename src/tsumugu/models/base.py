@@ -55,7 +55,7 @@ class Output:
     """What a forward pass gives; only what the model has is set. Also read as a mapping or, without None, as a tuple.
 
     Attributes:
-        loss: mean over the labels, when labels were given.
+        loss: mean over the labels, when labels were given; sum over the targets, when those were.
         logits: `[batch, time, vocab or labels]`, or `[batch, labels]`.
         start_logits, end_logits: `[batch, time]`, for spans.
         next_sentence_logits: `[batch, 2]`, from a pre-training head.

@@ -25,6 +25,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output
+from tsumugu.models.targets import read_targets, summed_loss
 
 LOSSES = {
     "causal-lm": shifted_cross_entropy,
@@ -75,6 +76,7 @@ class Decoder(Model):
         position_ids: Any = None,
         labels: Any = None,
         *,
+        targets: Any = None,
         cache: KVCache | None = None,
         document_ids: Any = None,
         prefix: Any = None,
@@ -90,6 +92,8 @@ class Decoder(Model):
             position_ids: `[batch|1, time]`; counted from 0, or from what the cache holds, when left out.
             labels: for the loss; `[batch, time]` as `input_ids` (shifted here; -100 counts for nothing), or what
                 `classification_loss` takes for a sequence classifier.
+            targets: `[batch, time]`, what each position is to predict (not shifted; -100: nothing is asked). The loss
+                is then a sum, and there are no logits: the head sees only what is asked for.
             cache: keys and values of earlier tokens; the new ones are added to it.
             document_ids: `[batch, time]`, when several texts are packed in a row.
             prefix: `[batch, time]`, non-zero where a token is of a prefix, which is read in both directions; with a
@@ -102,6 +106,7 @@ class Decoder(Model):
             InputError: ids outside the vocabulary, or more tokens than `max_positions`.
         """
         ids = self.ids(input_ids)
+        wanted = read_targets(self, targets, labels, ids)
         time = ids.shape[1]
         offset = 0 if cache is None else cache.offset
         end = time if cache is None else cache.filled + time
@@ -125,7 +130,10 @@ class Decoder(Model):
             cache=cache,
             keep=keep,
         )
-        output = self._answer(x, ids, real, None if labels is None else to_torch(labels), logits_to_keep)
+        if wanted is not None:
+            output = Output(loss=summed_loss(self.head, x, wanted))
+        else:
+            output = self._answer(x, ids, real, None if labels is None else to_torch(labels), logits_to_keep)
         output.hidden_states = None if keep is None else tuple(keep)
         return output.converted(return_tensors)
 

@@ -15,6 +15,7 @@ from tsumugu.core.config import Config
 from tsumugu.core.errors import InputError
 from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output
+from tsumugu.models.targets import read_targets, summed_loss
 
 
 class Encoder(Model):
@@ -50,6 +51,7 @@ class Encoder(Model):
         position_ids: Any = None,
         labels: Any = None,
         *,
+        targets: Any = None,
         next_sentence_label: Any = None,
         start_positions: Any = None,
         end_positions: Any = None,
@@ -66,7 +68,10 @@ class Encoder(Model):
             position_ids: `[batch|1, time]`; counted by `positions` when left out.
             labels: for the loss; `[batch, time]` (-100 counts for nothing), or what `classification_loss` takes for a
                 sequence classifier.
-            next_sentence_label: `[batch]`, with the pre-training head.
+            targets: `[batch, time]`, as `labels` of hidden tokens. The loss is then a sum, and there are no logits: the
+                head sees only what is asked for.
+            next_sentence_label: `[batch]`, with the pre-training head; -100 counts for nothing. Its loss is added, as a
+                sum where there are `targets`.
             start_positions, end_positions: `[batch]`, with the question-answering head; one past the end of the text
                 (the answer was cut off) counts for nothing.
             document_ids: `[batch, time]`, when several texts are packed in a row.
@@ -77,6 +82,7 @@ class Encoder(Model):
             InputError: ids outside the vocabulary, or a text longer than `longest`.
         """
         ids = self.ids(input_ids)
+        wanted = read_targets(self, targets, labels, ids)
         if position_ids is None and ids.shape[1] > self.longest:
             raise InputError(
                 f"{ids.shape[1]} tokens are more than the {self.longest} this model can read",
@@ -94,9 +100,13 @@ class Encoder(Model):
         segments = self.indices(token_type_ids, "token_type_ids", self.config.num_segments)
         x = self.embeddings(ids, positions=positions, segments=segments)
         x = self.encoder(x, mask=mask, keep=keep)
-        output = self._answer(x, None if labels is None else to_torch(labels).to(x.device))
+        if wanted is not None:
+            output = Output(loss=summed_loss(self.head, x, wanted), next_sentence_logits=self._next_sentence(x))
+        else:
+            output = self._answer(x, None if labels is None else to_torch(labels).to(x.device))
         if next_sentence_label is not None and output.next_sentence_logits is not None:
-            extra = cross_entropy(output.next_sentence_logits, to_torch(next_sentence_label))
+            follows = to_torch(next_sentence_label)
+            extra = cross_entropy(output.next_sentence_logits, follows, summed=wanted is not None)
             output.loss = extra if output.loss is None else output.loss + extra
         if start_positions is not None and output.start_logits is not None and output.end_logits is not None:
             start = cross_entropy(output.start_logits, _within(to_torch(start_positions), ids.shape[1]))
@@ -115,19 +125,21 @@ class Encoder(Model):
         return torch.arange(ids.shape[1], device=ids.device)[None]
 
     def _answer(self, x: Tensor, labels: Tensor | None) -> Output:
-        pooled = None if self.pooler is None else self.pooler(x)
         if self.head is None:
-            return Output(last_hidden_state=x, pooler_output=pooled)
+            return Output(last_hidden_state=x, pooler_output=None if self.pooler is None else self.pooler(x))
         if self.head_name == "question-answering":
             start, end = self.head(x)
             return Output(start_logits=start, end_logits=end)
         of_text = self.head_name == "sequence-classification"
-        logits = self.head(pooled if of_text and pooled is not None else x)
+        logits = self.head(self.pooler(x) if of_text and self.pooler is not None else x)
         return Output(
             loss=None if labels is None else (classification_loss if of_text else cross_entropy)(logits, labels),
             logits=logits,
-            next_sentence_logits=None if self.next_sentence is None else self.next_sentence(pooled),
+            next_sentence_logits=self._next_sentence(x),
         )
+
+    def _next_sentence(self, x: Tensor) -> Tensor | None:
+        return None if self.next_sentence is None or self.pooler is None else self.next_sentence(self.pooler(x))
 
 
 def _within(positions: Tensor, time: int) -> Tensor:

@@ -18,6 +18,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import TensorFormat, to_torch
 from tsumugu.models.base import Family, Model, Output
+from tsumugu.models.targets import read_targets, summed_loss
 
 
 class EncoderDecoder(Model):
@@ -67,6 +68,7 @@ class EncoderDecoder(Model):
         decoder_attention_mask: Any = None,
         labels: Any = None,
         *,
+        targets: Any = None,
         encoder_outputs: Any = None,
         output_hidden_states: bool = False,
         return_tensors: TensorFormat | str | None = None,
@@ -76,10 +78,12 @@ class EncoderDecoder(Model):
         Args:
             input_ids: `[batch, time]`, what is read; not needed with `encoder_outputs`.
             attention_mask: `[batch, time]`, non-zero where a token that is read is real.
-            decoder_input_ids: `[batch, steps]`, what was written so far, the start token first; the labels shifted
-                right when left out.
+            decoder_input_ids: `[batch, steps]`, what was written so far, the start token first; the labels or targets
+                shifted right when left out.
             decoder_attention_mask: `[batch, steps]`, non-zero where one of them is real.
             labels: `[batch, steps]`, what should be written; -100 counts for nothing.
+            targets: `[batch, steps]`, as `labels`. The loss is then a sum, and there are no logits: the head sees only
+                what is asked for.
             encoder_outputs: what was read before: the output of such a pass, its states `[batch, time, dim]`, or a
                 tuple that begins with them.
             output_hidden_states: also give every layer's states.
@@ -88,6 +92,9 @@ class EncoderDecoder(Model):
         Raises:
             InputError: nothing to read or to write, or ids outside the vocabulary.
         """
+        due = None if labels is None else to_torch(labels).to(self.device)
+        written = None if decoder_input_ids is None else self.ids(decoder_input_ids)
+        wanted = read_targets(self, targets, labels, written)
         read: list[Tensor] | None = [] if output_hidden_states else None
         if encoder_outputs is not None:
             states, read = _states(encoder_outputs).to(self.device), None
@@ -101,23 +108,26 @@ class EncoderDecoder(Model):
         if self.decoder is None:
             output = Output(last_hidden_state=states, hidden_states=None if read is None else tuple(read))
             return output.converted(return_tensors)
-        targets = None if labels is None else to_torch(labels).to(self.device)
-        if decoder_input_ids is None:
-            if targets is None:
-                raise InputError(
-                    "there is nothing to write", where="decoder_input_ids", mend="give decoder_input_ids or labels"
-                )
-            decoder_input_ids = self.shifted(targets)
-        written = self.ids(decoder_input_ids)
+        if written is None:
+            right = due if wanted is None else wanted
+            if right is None:
+                mend = "give decoder_input_ids, labels or targets"
+                raise InputError("there is nothing to write", where="decoder_input_ids", mend=mend)
+            written = self.ids(self.shifted(right))
         begun = self.real(decoder_attention_mask, written)
         keep: list[Tensor] | None = [] if output_hidden_states else None
         seen = EVERYTHING if real is None else padding_mask(real)
         x = self.decode(written, states, real=begun, context_mask=seen, keep=keep)
-        logits = None if self.head is None else self.logits(x)
+        logits = loss = None
+        if wanted is not None:
+            loss = summed_loss(self.head, self._scaled(x), wanted)
+        elif self.head is not None:
+            logits = self.logits(x)
+            loss = None if due is None else cross_entropy(logits, due)
         output = Output(
-            loss=None if logits is None or targets is None else cross_entropy(logits, targets),
+            loss=loss,
             logits=logits,
-            last_hidden_state=x if logits is None else None,
+            last_hidden_state=x if self.head is None else None,
             hidden_states=None if keep is None else tuple(keep),
             encoder_last_hidden_state=states,
             encoder_hidden_states=None if read is None else tuple(read),
@@ -168,7 +178,10 @@ class EncoderDecoder(Model):
     def logits(self, x: Tensor) -> Tensor:
         """The decoder's states `[..., dim]` -> logits over the vocabulary `[..., vocab]`."""
         assert self.head is not None, "this model was built without a head"
-        return self.head(x if self.output_scale == 1.0 else x * self.output_scale)
+        return self.head(self._scaled(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.output_scale == 1.0 else x * self.output_scale
 
     def shifted(self, labels: Tensor) -> Tensor:
         """Labels `[batch, steps]` -> what the decoder has written when each of them is due: the start token first.

@@ -111,7 +111,7 @@ class EncoderDecoder(Model):
         if written is None:
             right = due if wanted is None else wanted
             if right is None:
-                mend = "give decoder_input_ids, labels or targets"
+                mend = "give decoder_input_ids or labels, or targets"
                 raise InputError("there is nothing to write", where="decoder_input_ids", mend=mend)
             written = self.ids(self.shifted(right))
         begun = self.real(decoder_attention_mask, written)

@@ -6,9 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.objectives.rows import LENGTH, Texts, binomial, epoch
+from tests.training.models import tiny
 
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import OBJECTIVES
@@ -180,3 +182,23 @@ def test_what_cannot_work_is_refused(vocabulary):
             OBJECTIVES[name](document_mask=True)
         assert OBJECTIVES[name].packing == "single"
         assert OBJECTIVES[name]().for_packing("single").build(vocabulary, LENGTH).head == "pretraining"
+
+
+def test_both_losses_are_sums(vocabulary):
+    """In a real model, with a row that makes no pair."""
+    objective = NextSentenceConfig().build(vocabulary, LENGTH)
+    corpus = Texts([[11], *telling_texts(6).documents])
+    batch = objective.batch(*epoch(objective, corpus, "single"))
+    assert batch.counts["pair"] < len(batch.inputs["pair_targets"])
+    inputs = {key: torch.from_numpy(each) for key, each in batch.inputs.items()}
+    model = tiny("bert", objective.head, torch.float64, vocab_size=vocabulary.size, max_positions=LENGTH).eval()
+    losses = objective.losses(model, inputs)
+    labels, pairs = inputs.pop("targets"), inputs.pop("pair_targets")
+    token = model(**inputs, labels=labels).loss.item()
+    both = model(**inputs, labels=labels, next_sentence_label=pairs).loss.item()
+    assert losses.keys() == batch.counts.keys() == objective.weights.keys()
+    assert losses["token"].item() == pytest.approx(token * batch.counts["token"], rel=1e-6)
+    assert losses["pair"].item() == pytest.approx((both - token) * batch.counts["pair"], rel=1e-6)
+    (losses["token"] + losses["pair"]).backward()
+    unused = {name for name, each in model.named_parameters() if each.grad is None}
+    assert not unused

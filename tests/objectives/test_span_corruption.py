@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.objectives.rows import LENGTH, binomial, epoch, random_texts
+from tests.training.models import tiny
 
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import OBJECTIVES
@@ -287,3 +289,20 @@ def test_what_cannot_work_is_refused(wide, vocabulary):
     tokens = np.full(99, 20, np.uint16)
     with pytest.raises(InputError, match="99 tokens, longer than 26"):
         objective.batch([[Piece(0, tokens, 0, 99)]], generators(0, [0]))
+
+
+def test_the_loss_is_the_sum_over_what_is_written(wide):
+    """In a real model; also where what is written is shorter than the batch is wide."""
+    objective = UL2Config().build(wide, LENGTH)
+    batch = objective.batch(*epoch(objective, random_texts(2), "single"))
+    inputs = {key: torch.from_numpy(each) for key, each in batch.inputs.items()}
+    model = tiny(
+        "t5", objective.head, torch.float64, vocab_size=wide.size, pad_token_id=PAD, decoder_start_token_id=PAD
+    )
+    losses = objective.losses(model.eval(), inputs)
+    labels = inputs.pop("targets")
+    mean = model(**inputs, labels=labels).loss
+    assert losses.keys() == batch.counts.keys() == objective.weights.keys()
+    assert losses["token"].item() == pytest.approx(mean.item() * batch.counts["token"], rel=1e-9)
+    losses["token"].backward()
+    assert all(each.grad is not None for each in model.parameters())

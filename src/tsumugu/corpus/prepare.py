@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tsumugu.text.tokenizer import Tokenizer
 
 _SECONDS = 2.0  # between commits
+_LITTLE = 1 << 21  # bytes of files
 _WAITING = 1 << 28  # bytes of text that may be under way
 
 
@@ -90,7 +91,7 @@ def prepare(
         validation: inputs whose documents are held back in a corpus of their own; what training has of them is
             dropped as a duplicate.
         validation_share: hold back this share of the other documents, chosen by their content.
-        workers: processes; as many as there are cores when left out.
+        workers: processes; left out, as many as there are cores, or none beside this one where there is little text.
         text_column, format, encoding_errors: as `tsumugu.data.readers.read_rows` takes them.
         document: what a document is in plain text: "file" (also "auto"), "paragraph", "line".
         shard_tokens: the most tokens of a shard.
@@ -102,8 +103,6 @@ def prepare(
         MissingExtraError: the cleaning or an input needs a library that is not installed.
     """
     cleaning = cleaning or Cleaning()
-    count = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-    workers = count if workers is None else workers
     _check(validation_share, workers, document, shard_tokens)
     Cleaner(cleaning)  # says what is missing before anything is begun
     if cleaning.near_duplicates is not None:
@@ -132,7 +131,9 @@ def prepare(
             with Settler(workspace, sources, loaded, cleaning, settings) as settler:
                 blocks = read_blocks(sources, reading, settler.position, spool=spool)
                 try:
-                    with Pool(workers, settler.tokenizer_folder, cleaning, settler.dtype) as pool:
+                    with Pool(
+                        workers or _workers_for(sources), settler.tokenizer_folder, cleaning, settler.dtype
+                    ) as pool:
                         _run(settler, blocks, pool, _teller(settler, sources, progress))
                 except (TsumuguError, KeyboardInterrupt) as error:
                     raise _kept(error, settler, workspace) from None
@@ -141,15 +142,23 @@ def prepare(
     return Corpus.open(target)
 
 
-def _check(share: float, workers: int, document: str, shard_tokens: int) -> None:
+def _check(share: float, workers: int | None, document: str, shard_tokens: int) -> None:
     if not 0 <= share < 1:
         raise InputError(f"a share of {share} cannot be held back", where="validation_share", mend="0 to less than 1")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError(f"{workers} workers cannot work", where="workers", mend="at least 1")
     if document not in DIVISIONS:
         raise InputError(f"{document!r} is no document", where="document", mend=f"known: {', '.join(DIVISIONS)}")
     if shard_tokens < 1:
         raise InputError(f"a shard of {shard_tokens} tokens holds nothing", where="shard_tokens")
+
+
+def _workers_for(sources: Sequence[TextSource]) -> int:
+    """A worker for each core; one where there is so little text that starting more takes longer than the work."""
+    known = [each.state() for each in sources]
+    if None not in known and sum(each[1] for each in known if each is not None) < _LITTLE:
+        return 1
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
 def _loaded(tokenizer: str | Path | Tokenizer) -> Tokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def _size(token: str, steps: dict[str, Any]) -> int:
     return len(token.encode())
 
 
+@cache
 def _byte_characters() -> frozenset[str]:
     return frozenset(byte_alphabet().values())
 

@@ -1,8 +1,8 @@
 """Raw text to token ids on the disk, against `datasets.map` over the same tokenizer, and against a plain loop.
 
-The text is Python's own library as JSON Lines, a function or so a document. Each side works in a fresh process and leaves the imports out of its
-time, but not the start of its workers. All must give the same ids. Ours also drops exact duplicates, of which there are
-none here, and keeps the counts and checksums.
+The text is Python's own library as JSON Lines, a function or so a document. Each side works in a fresh process and
+leaves the imports out of its time, but not the start of its workers. All must give the same ids. Ours also drops exact
+duplicates, of which there are none here, and keeps the counts and checksums.
 """
 
 from __future__ import annotations

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from tsumugu.hub.resolve import pull as pull
     from tsumugu.tasks.pipeline import pipeline as pipeline
     from tsumugu.text.training import train_tokenizer as train_tokenizer
+    from tsumugu.training.pretrain import resume as resume
+    from tsumugu.training.pretrain import train as train
+    from tsumugu.training.recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Recipe": "tsumugu.training.recipe",
     "TensorFormat": "tsumugu.core.tensors",
     "TsumuguError": "tsumugu.core.errors",
     "convert_tensor": "tsumugu.core.tensors",
@@ -34,8 +38,10 @@ _HOMES = {
     "load_tokenizer": "tsumugu.checkpoints.load",
     "pipeline": "tsumugu.tasks.pipeline",
     "pull": "tsumugu.hub.resolve",
+    "resume": "tsumugu.training.pretrain",
     "save_model": "tsumugu.engines.torch",
     "save_tensors": "tsumugu.checkpoints.load",
+    "train": "tsumugu.training.pretrain",
     "train_tokenizer": "tsumugu.text.training",
 }
 

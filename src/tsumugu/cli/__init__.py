@@ -27,6 +27,8 @@ VERBS = {
     "pull": ("tsumugu.cli.pull:pull", "Fetch a model into the cache."),
     "tokenizer": ("tsumugu.cli.tokenizer:app", "Train a tokenizer, measure it, see how it cuts a text."),
     "plan": ("tsumugu.cli.plan:plan", "Say what a training run takes: memory, time, cost, a layout, how much text."),
+    "pretrain": ("tsumugu.cli.pretrain:pretrain", "Pre-train a model on raw text, as a recipe says."),
+    "resume": ("tsumugu.cli.pretrain:resume", "Go on with a run that was stopped or killed."),
     "runs": ("tsumugu.cli.runs:app", "List training runs, show one, compare several."),
     "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),

@@ -90,6 +90,7 @@ def save_model(
     target: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
+    tensors: Mapping[str, torch.Tensor] | None = None,
     storage: Storage = "F32",
     max_shard_bytes: int = 5_000_000_000,
 ) -> Path:
@@ -99,12 +100,15 @@ def save_model(
     generation_config.json for what writes text, and the tokenizer's files. A name that ends in .gguf becomes one GGUF
     file for llama.cpp, with matrices as `storage` (F32, F16 or Q8_0). Either appears whole or not at all.
 
+    `tensors` are written in place of the model's own parameters, under the same names.
+
     Raises:
         CheckpointError: the family has no GGUF form, or the tokenizer is missing there.
         OSError: the disk is full or may not be written.
     """
     target = Path(target).expanduser()
-    tensors = {name: each.detach() for name, each in model.named_parameters()}
+    if tensors is None:
+        tensors = {name: each.detach() for name, each in model.named_parameters()}
     if target.suffix == ".gguf":
         gguf = model.family.gguf
         if gguf is None or model.head_name != "causal-lm":

@@ -57,6 +57,7 @@ class ShardedSaver:
         *,
         inside: str = ".",
         finish: Callable[[Path], None] | None = None,
+        afterwards: Callable[[], None] | None = None,
     ) -> None:
         """Begin to write a new folder `target`, which appears whole or not at all, on a disk that all ranks share.
 
@@ -68,6 +69,7 @@ class ShardedSaver:
             inside: the folder of `target` that takes the tensors.
             finish: called on rank 0 with the folder, under its temporary name, to add to it before it appears; in the
                 background, when all ranks have written their parts.
+            afterwards: called on rank 0 in the background, when the folder has appeared.
         """
         self.wait()
         world = self.world
@@ -94,7 +96,7 @@ class ShardedSaver:
 
         def work() -> None:
             try:
-                self._write(snapshot, target, partial, inside, finish)
+                self._write(snapshot, target, partial, inside, finish, afterwards)
             except Exception as error:  # noqa: BLE001 - raised again by wait()
                 self._error = error
 
@@ -116,7 +118,13 @@ class ShardedSaver:
             raise error
 
     def _write(
-        self, snapshot: Snapshot, target: Path, partial: Path, inside: str, finish: Callable[[Path], None] | None
+        self,
+        snapshot: Snapshot,
+        target: Path,
+        partial: Path,
+        inside: str,
+        finish: Callable[[Path], None] | None,
+        afterwards: Callable[[], None] | None,
     ) -> None:
         folder, world = partial / inside, self.world
         self._together(partial, lambda: snapshot.write(folder))
@@ -131,6 +139,8 @@ class ShardedSaver:
                     sync(partial)
                     partial.rename(target)
                     sync(target.parent)
+                if afterwards is not None:
+                    afterwards()
 
         self._together(partial, complete)
 

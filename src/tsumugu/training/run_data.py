@@ -1,0 +1,164 @@
+"""What a run is made from, in its folder: the tokenizer, the corpus, and where and with what it works.
+
+Each is made once, whole or not at all, so that a run which was killed at any moment goes on from its folder alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from tsumugu import __version__
+from tsumugu.checkpoints.atomic import new_file
+from tsumugu.checkpoints.load import load_tokenizer
+from tsumugu.core.errors import ConfigError, InputError
+from tsumugu.core.registry import FAMILIES
+from tsumugu.corpus.documents import Reading, read_documents
+from tsumugu.corpus.inputs import find_sources
+from tsumugu.corpus.prepare import prepare
+from tsumugu.corpus.shards import Corpus
+from tsumugu.engines.torch import load_model
+from tsumugu.text.layouts import LAYOUTS
+from tsumugu.text.tokenizer import Tokenizer
+from tsumugu.text.training import train_tokenizer
+from tsumugu.training.recipe import ModelSection, Recipe
+
+ENVIRONMENT = "environment.json"
+LIKE = {"gpt": "gpt2", "gpt3": "gpt2", "megatron": "gpt2", "electra": "bert"}
+"""Families whose tokenizers are laid out as another's."""
+
+
+def prepare_text(recipe: Recipe, folder: Path) -> None:
+    """Make the tokenizer and the corpus, if the recipe begins with raw text."""
+    data, section = recipe.data, recipe.tokenizer
+    if data.corpus:
+        return
+    if not data.inputs:
+        raise ConfigError("there is no text", where="data", mend="give data.inputs or data.corpus")
+    place = folder / "tokenizer"
+    if section.source is None and not place.is_dir():
+        family = section.family or LIKE.get(_family(recipe.model), _family(recipe.model))
+        if family not in LAYOUTS:
+            raise ConfigError(
+                f"no tokenizer is laid out for {family}", where="tokenizer.family", mend=f"known: {', '.join(LAYOUTS)}"
+            )
+        made = train_tokenizer(
+            _texts(recipe),
+            family=family,
+            vocab_size=section.vocab_size,
+            kind=section.kind,
+            language=section.language,
+            segment=section.segment,
+            dictionary=section.dictionary,
+            lowercase=section.lowercase,
+            nfkc=section.nfkc,
+            special_tokens=section.special_tokens,
+        )
+        aside = folder / ".tokenizer.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        made.save(aside)
+        aside.rename(place)
+    if not (folder / "corpus" / "corpus.json").is_file():
+        prepare(
+            data.inputs,
+            folder / "corpus",
+            tokenizer=section.source or place,
+            cleaning=data.cleaning,
+            validation=data.validation,
+            validation_share=0.0 if data.validation else data.validation_share,
+            text_column=data.text_column,
+            document=data.document,
+        )
+
+
+def _texts(recipe: Recipe) -> Iterator[str]:
+    reading = Reading(recipe.data.document, recipe.data.text_column)
+    for source in find_sources(recipe.data.inputs):
+        for document in read_documents(source, reading):
+            yield document.text
+
+
+def _family(section: ModelSection) -> str:
+    if section.family is not None:
+        return FAMILIES.canonical(section.family)
+    if section.init is not None:
+        return load_model(section.init).family.name
+    raise ConfigError("no family is named", where="model.family")
+
+
+def open_corpora(recipe: Recipe, folder: Path) -> tuple[list[Corpus], Tokenizer]:
+    """The prepared texts, all with one tokenizer."""
+    corpora = [Corpus.open(each) for each in recipe.data.corpus or (folder / "corpus",)]
+    tokenizer = corpora[0].tokenizer()
+    for each in corpora[1:]:
+        if each.tokenizer().get_vocab() != tokenizer.get_vocab():
+            raise InputError(
+                "this corpus was prepared with another tokenizer than the first",
+                where=str(each.path),
+                mend="prepare it anew",
+            )
+    if recipe.data.corpus and recipe.tokenizer.source is not None:
+        given = load_tokenizer(recipe.tokenizer.source)
+        if given.get_vocab() != tokenizer.get_vocab():
+            raise InputError(
+                "the corpus was prepared with another tokenizer", where="tokenizer.source", mend="leave it out"
+            )
+    return corpora, tokenizer
+
+
+def keep_environment(folder: Path, corpora: Sequence[Corpus]) -> None:
+    """Write down where and with what the run works, once; later its data must be the same.
+
+    Raises:
+        InputError: the data have changed since the run began.
+    """
+    path = folder / ENVIRONMENT
+    checksums = [each.checksum for each in corpora]
+    if path.is_file():
+        try:
+            known = json.loads(path.read_text("utf-8")).get("data")
+        except (ValueError, AttributeError):
+            known = None
+        if known is not None and known != checksums:
+            raise InputError(
+                "the data are not those that the run began with", where=str(folder), mend="begin another run"
+            )
+        return
+    names = ("torch", "numpy", "tokenizers", "safetensors")
+    values = {
+        "tsumugu": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "packages": {name: importlib.metadata.version(name) for name in names},
+        "commit": _commit(),
+        "data": checksums,
+        "sources": [source for each in corpora for source in each.sources],
+    }
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _commit() -> str | None:
+    """The commit of the folder that the run was started in, with `+` where files differ from it; None elsewhere."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    said = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        done = subprocess.run([git, *words], capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            return None
+        said.append(done.stdout.strip())
+    return said[0] + ("+" if said[1] else "")

@@ -29,11 +29,13 @@ class Step(nn.Module):
 
 
 def tensors_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """A batch's arrays as tensors, which share memory with them on a CPU."""
     found = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in batch.inputs.items()}
     return found if device.type == "cpu" else {name: each.to(device, non_blocking=True) for name, each in found.items()}
 
 
 def autocast_for(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """What the forward pass runs in: bfloat16 where it is asked for, or for "auto" where a GPU has it."""
     narrow = precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )

@@ -1,7 +1,12 @@
-"""What several ranks do together in the tests: `python ranks.py RESULTS CHECK…`, started once for each rank.
+"""What several ranks do together in the tests.
 
-Each check gives a JSON value; rank 0 writes them all to RESULTS. It is a small training loop of its own: every
-micro-batch is a function of (step, number), and losses are divided by the count of the whole step.
+Started as `ranks.py RESULTS TENSOR CHECK…` by torchrun, once for each rank. Each check gives a JSON value; rank 0
+writes them all to RESULTS. It is a small training loop of its own: every micro-batch is a function of (step, number),
+and losses are divided by the count of the whole step.
+
+Started without arguments it reads one JSON object a line, {"ranks", "arguments", "environment"}, starts so many ranks
+as children of its own, which need not import torch again, and answers with {"codes", "errors"}: how each left (minus
+the signal that killed it) and what it printed to stderr.
 """
 
 from __future__ import annotations
@@ -9,15 +14,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
+import signal
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from tsumugu.core.errors import ConfigError, InputError, TsumuguError
+from tsumugu.core.errors import CheckpointError, ConfigError, InputError, TsumuguError
 from tsumugu.core.registry import FAMILIES
 from tsumugu.training.distributed import World
 from tsumugu.training.ema import Ema
@@ -129,14 +139,12 @@ def layouts(world: World) -> list[Parallel]:
 
 def messages(world: World, folder: Path) -> dict[str, Any]:
     """Numbers and objects that ranks tell one another."""
-    rank, size = world.rank, world.size
+    rank, size = world.data_rank, world.data_size
     large, tiny = 2**62 // size, 1e-30
     ints, floats, mixed = world.sum([large + rank, 0.1 if rank else tiny, rank or 0.5])
-    try:
-        undefined = world.sum([math.inf if rank else -math.inf, math.inf])
-    finally:
-        told = world.broadcast({"ブランチ": [rank, None, "é"]} if world.main else None)
-    failed = world.agree(rank != 1)
+    undefined = world.sum([math.inf if rank else -math.inf, math.inf])
+    told = world.broadcast({"ブランチ": [rank, None, "é"]} if world.main else None)
+    failed = world.agree(world.rank != 1)
     return {
         "ints": ints == size * large + sum(range(size)),
         "floats": floats == math.fsum([tiny] + [0.1] * (size - 1)),
@@ -149,10 +157,10 @@ def messages(world: World, folder: Path) -> dict[str, Any]:
 
 def same_as_alone(world: World, folder: Path) -> dict[str, Any]:
     """Loss curve, gradient norms and all tensors after a few steps, against one process that does everything."""
-    alone = Run(ALONE, Parallel()).steps(0, 4)
+    alone = Run(ALONE, Parallel()).steps(0, 3)
     found: dict[str, Any] = {}
     for layout in layouts(world):
-        run = Run(world, layout).steps(0, 4)
+        run = Run(world, layout).steps(0, 3)
         found[f"{layout.kind}x{layout.tensor}"] = {
             "losses": max(abs(a - b) for a, b in zip(run.losses, alone.losses, strict=True)),
             "norms": max(abs(a - b) / b for a, b in zip(run.norms, alone.norms, strict=True)),
@@ -182,16 +190,15 @@ def resumed(world: World, folder: Path) -> dict[str, Any]:
     """Whether a run that was saved and read back ends bit by bit as the undisturbed one does."""
     found: dict[str, Any] = {}
     saver = ShardedSaver(world)
-    for optimizer in ("adamw", "muon"):
-        for layout in layouts(world):
-            name = f"{optimizer} {layout.kind}x{layout.tensor}"
-            run = Run(world, layout, optimizer=optimizer).steps(0, 3)
-            run.save(folder / f"{world.size} {name}", saver)
-            undisturbed = run.steps(3, 6).tensors()  # the copy was taken when save() returned
-            saver.wait()
-            world.barrier()
-            again = Run(world, layout, optimizer=optimizer).load(folder / f"{world.size} {name}").steps(3, 6).tensors()
-            found[name] = all(torch.equal(undisturbed[each], again[each]) for each in undisturbed)
+    for layout, optimizer in zip(layouts(world), ("adamw", "muon"), strict=True):
+        name = f"{optimizer} {layout.kind}x{layout.tensor}"
+        run = Run(world, layout, optimizer=optimizer).steps(0, 2)
+        run.save(folder / f"{world.size} {name}", saver)
+        undisturbed = run.steps(2, 4).tensors()  # the copy was taken when save() returned
+        saver.wait()
+        world.barrier()
+        again = Run(world, layout, optimizer=optimizer).load(folder / f"{world.size} {name}").steps(2, 4).tensors()
+        found[name] = all(torch.equal(undisturbed[each], again[each]) for each in undisturbed)
     return found
 
 
@@ -200,7 +207,7 @@ def loaded(world: World, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(each for each in folder.iterdir() if each.is_dir()):
         optimizer = path.name.split()[1]
-        alone = Run(ALONE, Parallel(), optimizer=optimizer).steps(0, 3)
+        alone = Run(ALONE, Parallel(), optimizer=optimizer).steps(0, 2)
         for layout in layouts(world):
             run = Run(world, layout, optimizer=optimizer).load(path)
             found[f"{path.name} -> {layout.kind}x{layout.tensor}"] = differences(run.tensors(), alone.tensors())
@@ -219,24 +226,94 @@ def refused(world: World, folder: Path) -> dict[str, Any]:
     return {"refused": found}
 
 
+class Seldom(nn.Module):
+    """`step` and a parameter that only the first of the micro-batches uses, and so one rank only."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step, self.seldom = step, nn.Parameter(torch.ones(3))
+
+    def forward(self, batch: dict[str, Tensor], micro: int) -> Tensor:
+        loss: Tensor = self.step(batch)["token"]
+        return loss + self.seldom.sum() if micro == 0 else loss
+
+
+def seldom(world: World, folder: Path) -> dict[str, Any]:
+    """Gradients where ranks do not use the same parameters: of one that one rank uses, of one that none does."""
+    module = Seldom(Step(built("bert")))
+    step = parallelize(module, module.step.model, Parallel(), world)
+    mine = [micro for micro in range(MICRO_BATCHES) if micro % world.data_size == world.data_rank]
+    for micro in mine:
+        with gradients_of(step, last=micro == mine[-1]):
+            step(batch("bert", 0, micro), micro).backward()
+    unused = [name for name, each in module.named_parameters() if each.grad is None]
+    return {"seldom": module.seldom.grad.tolist(), "unused": len(unused)}
+
+
+def unwritable(world: World, folder: Path) -> dict[str, Any]:
+    """What each rank says when one cannot write its part or cannot finish; what is left; that it goes on."""
+    run, saver = Run(world, Parallel(kind="fsdp")), ShardedSaver(world)
+    tensors = training_tensors(run.model)
+    place = folder.parent / "unwritable"
+    if world.main:
+        place.mkdir()
+    world.barrier()
+
+    def finish(partial: Path) -> None:
+        raise OSError("no tokenizer")
+
+    def told() -> list[str]:
+        try:
+            saver.wait()
+            mine = "nothing"
+        except (CheckpointError, OSError) as error:
+            mine = str(error).replace(str(place), "…")
+        heard: list[Any] = [None] * world.size
+        dist.all_gather_object(heard, mine)
+        return heard
+
+    found: dict[str, Any] = {}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if world.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    saver.save(place / "one", tensors)
+    found["full"] = told()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    saver.save(place / "one", tensors, finish=finish)
+    found["unfinished"] = told()
+    try:
+        saver.save(Path(os.devnull) / "one", tensors)
+    except CheckpointError as error:
+        found["no folder"] = str(error)
+    found["left"] = sorted(each.name for each in place.iterdir())
+    saver.save(place / "one", tensors)
+    found["after"] = told()
+    return found
+
+
 def fails(world: World, folder: Path) -> None:
-    """Rank 1 has an error, is killed, or all have one, while the others wait for it."""
-    how = os.environ["FAILURE"]
+    """A rank has an error, is killed, comes late, or all have one, while the others wait for it."""
+    how, victim = os.environ["FAILURE"].split()
+    unlucky = world.rank == int(victim)
+    run = Run(world, Parallel(kind=how)) if how in ("ddp", "fsdp") else None
     world.barrier()
     if how == "everywhere":
         raise InputError("the corpus is empty", where="data", mend="prepare it")
     if how == "late":
-        time.sleep(1.5 if world.rank == 1 else 0.0)
+        time.sleep(1.5 if unlucky else 0.0)
         world.barrier(patience=0.3)
-    if world.rank == 1 and how == "error":
-        raise InputError("row 7 holds no text", where="shard-00000", mend="prepare it again")
-    if world.rank == 1 and how == "killed":
-        os.kill(os.getpid(), 9)
+    if unlucky:
+        if how == "error":
+            raise InputError("row 7 holds no text", where="shard-00000", mend="prepare it again")
+        if how == "bug":
+            raise ZeroDivisionError("a bug")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if run is not None:
+        run.steps(0, 1)
     world.sum([1])
 
 
-def main() -> None:
-    results, tensor, *names = sys.argv[1:]
+def run(results: str, tensor: str, *names: str) -> None:
     torch.set_num_threads(1)
     found = {}
     try:
@@ -250,5 +327,37 @@ def main() -> None:
         sys.exit(2)
 
 
+def child(task: dict[str, Any], rank: int, errors: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), **task["environment"]}
+        os.environ |= {each: str(task["ranks"]) for each in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        run(*task["arguments"])
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - the child of a fork must not go on as its parent
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve() -> None:
+    build_optimizer(built("llama"), OptimizerConfig())  # torch imports more with the first
+    for line in sys.stdin:
+        task = json.loads(line)
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = [Path(folder, str(rank)) for rank in range(task["ranks"])]
+            children = [child(task, rank, output) for rank, output in enumerate(outputs)]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+            errors = [each.read_text("utf-8") for each in outputs]
+        print(json.dumps({"codes": codes, "errors": errors}), flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    run(*sys.argv[1:]) if len(sys.argv) > 1 else serve()

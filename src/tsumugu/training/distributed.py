@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -39,7 +40,8 @@ class World:
 
     A rank that leaves the `with` block by an error makes the others leave it too. The first of them raises; the others
     exit with code 1 and say nothing, so that a failure is told once. A rank that was killed could not say anything:
-    then the first that notices raises.
+    then the first that notices raises. (Where rank 0 itself keeps the store in which ranks meet, and not torchrun, they
+    cannot know whether it said why it went: then each of them raises.)
 
     Attributes:
         rank, size: which process this is, of how many.
@@ -218,7 +220,7 @@ class World:
                 time.sleep(0.05)
             return self._store.compare_set(key, "", str(self.rank)) == str(self.rank).encode()
         except RuntimeError:
-            return not lost  # the store itself is gone with the process that held it
+            return True  # the store is gone with the process that held it
 
 
 _ENVIRONMENT: dict[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
@@ -252,4 +254,4 @@ def _total(column: list[int | float]) -> int | float:
 def _reason(error: BaseException) -> str:
     """The first line of torch's message, without where in its source it was raised."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.rpartition("] ")[2] if line.startswith("[") else line
+    return re.sub(r"^(\[[^]]*\]:? )+", "", line)

@@ -56,7 +56,8 @@ class Parallel(Config):
 def parallelize(step: nn.Module, model: nn.Module, layout: Parallel, world: World) -> nn.Module:
     """`step` made to run on all ranks of `world`; call what this gives, inside `gradients_of`.
 
-    Build optimisers and averages afterwards: sharding replaces the parameters.
+    Build optimisers and averages afterwards: sharding replaces the parameters. Where weights are sharded, all ranks
+    must use the same parameters in the micro-batches of one number.
 
     Args:
         step: its forward pass takes tensors and gives tensors to be summed.
@@ -230,9 +231,9 @@ def whole(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import Replicate
 
     sharded: DTensor = tensor  # type: ignore[assignment]
-    for dim in reversed(range(sharded.device_mesh.ndim)):
-        # One dimension of the mesh after the other: torch warns of doing both at once.
-        placements = [Replicate() if at >= dim else each for at, each in enumerate(sharded.placements)]
+    for dim in range(sharded.device_mesh.ndim):
+        # What was cut last is put together first: layers are cut among tensor ranks, then each part among data ranks.
+        placements = [Replicate() if at <= dim else each for at, each in enumerate(sharded.placements)]
         sharded = sharded.redistribute(placements=placements)
     return sharded.to_local()
 

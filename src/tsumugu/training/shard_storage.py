@@ -142,6 +142,7 @@ class ShardedIndex:
                 if actual is None or actual != size:
                     raise CheckpointError(f"{name!r} is not the file that was written", where=str(path), mend=DAMAGED)
             tensors = {name: _described(about, found["files"]) for name, about in found["tensors"].items()}
+            _fit(tensors, found["files"])
         except OSError as error:
             raise CheckpointError(f"a part cannot be read: {error}", where=str(path), mend=DAMAGED) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -183,9 +184,38 @@ def _described(about: Mapping[str, Any], files: Mapping[str, int]) -> tuple[tupl
             raise ValueError("a chunk does not belong")
         if any(start + size > whole for start, size, whole in zip(each.offset, each.shape, shape, strict=True)):
             raise ValueError("a chunk leaves its tensor")
-    if sum(prod(each.shape) for each in chunks) != prod(shape) or len({each.offset for each in chunks}) != len(chunks):
+    if sum(prod(each.shape) for each in chunks) != prod(shape) or _overlap(chunks):
         raise ValueError("chunks do not make up their tensor")
     return shape, dtype, chunks
+
+
+def _overlap(chunks: list[Chunk]) -> bool:
+    """Whether two of them share a number. Looks from each at those only that begin before it ends."""
+    open_ones: list[Chunk] = []
+    for each in sorted(chunks, key=lambda each: each.offset):
+        if not each.shape:
+            return len(chunks) > 1
+        open_ones = [other for other in open_ones if other.offset[0] + other.shape[0] > each.offset[0]]
+        if any(_touch(each, other) for other in open_ones):
+            return True
+        open_ones.append(each)
+    return False
+
+
+def _touch(one: Chunk, other: Chunk) -> bool:
+    edges = zip(one.offset, one.shape, other.offset, other.shape, strict=True)
+    return all(start < end + size and end < start + length for start, length, end, size in edges)
+
+
+def _fit(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype, list[Chunk]]], files: Mapping[str, int]) -> None:
+    """Refuse an index by whose word a file holds more than its bytes, before memory is made for it."""
+    held = dict.fromkeys(files, 0)
+    for _, dtype, chunks in tensors.values():
+        for each in chunks:
+            held[each.file] += prod(each.shape) * dtype.itemsize
+    for name, size in held.items():
+        if size > files[name]:
+            raise ValueError(f"more is said to be in {name} than its size")
 
 
 def _sizes(given: Any) -> tuple[int, ...]:

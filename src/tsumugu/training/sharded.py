@@ -74,12 +74,9 @@ class ShardedSaver:
         self.wait()
         world = self.world
         snapshot = Snapshot()
-        with _quiet():
+        with _planned(target):
             state_dict_saver.save(
-                dict(tensors),
-                storage_writer=snapshot,
-                process_group=world.control,
-                no_dist=world.size == 1,
+                dict(tensors), storage_writer=snapshot, process_group=world.control, no_dist=world.size == 1
             )
         # Rank 0 makes the folder before it tells its name.
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
@@ -183,15 +180,10 @@ def load_sharded(
     if ema is not None:
         wanted |= {f"ema.{_plain(name)}": each for name, each in ema.tensors().items()}
     index.expect(wanted, ["model"] + ["optimizer"] * (optimizer is not None) + ["ema"] * (ema is not None))
-    try:
-        with _quiet():
-            state_dict_loader.load(
-                wanted, storage_reader=Reader(index), process_group=world.control, no_dist=world.size == 1
-            )
-    except CheckpointException as error:
-        rank, (cause, _) = min(error.failures.items(), key=lambda each: each[0])
-        reason = str(cause) if isinstance(cause, CheckpointError) else repr(cause)
-        raise CheckpointError(f"rank {rank} could not read it: {reason}", where=str(folder)) from error
+    with _planned(folder):
+        state_dict_loader.load(
+            wanted, storage_reader=Reader(index), process_group=world.control, no_dist=world.size == 1
+        )
     if optimizer is not None:
         _give(optimizer, model, state)
 
@@ -230,8 +222,18 @@ def _plain(name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warning that one process alone saves or loads."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _planned(folder: Path) -> Iterator[None]:
+    """Let torch plan who does what. If a rank fails, all do, by our error; torch's own is no Exception.
+
+    Also without its warning that one process alone saves or loads.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items(), key=lambda each: each[0])
+        if not isinstance(cause, Exception):
+            raise cause from error  # Ctrl-C
+        reason = str(cause) if isinstance(cause, CheckpointError) else repr(cause)
+        raise CheckpointError(f"failed on rank {rank}: {reason}", where=str(folder)) from error

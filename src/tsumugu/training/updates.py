@@ -135,6 +135,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
         return orthogonal(matrix)
     from torch.distributed.tensor import DTensor, distribute_tensor  # half a second, needed on several ranks only
 
+    from tsumugu.training.parallel import whole
+
     assert isinstance(matrix, DTensor)
-    whole = orthogonal(matrix.full_tensor())
-    return distribute_tensor(whole, matrix.device_mesh, matrix.placements, src_data_rank=None)
+    return distribute_tensor(orthogonal(whole(matrix)), matrix.device_mesh, matrix.placements, src_data_rank=None)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from tsumugu.core.errors import InputError, MissingExtraError
-from tsumugu.corpus.inputs import DATASET, TextSource
+from tsumugu.core.errors import InputError
+from tsumugu.corpus.inputs import TextSource
+from tsumugu.data.hub_datasets import DATASET, open_dataset
 from tsumugu.data.readers import read_rows
 from tsumugu.data.rows import Row, text_column, text_of
 from tsumugu.data.sources import LONGEST_ROW, EncodingErrors, Source, find_source, lines, opened, pieces
@@ -139,32 +140,7 @@ def _text(row: Row, column: str) -> str:
 
 def _dataset(name: str, reading: Reading) -> Iterator[Document]:
     """The rows of ``hf:NAME[:SPLIT]``: a dataset on disk or on the hub, streamed. The split is "train" by default."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", extra="datasets", purpose=f"reading {name}") from None
-    home, colon, split = name.removeprefix(DATASET).rpartition(":")
-    home, split = (home, split) if colon else (split, "train")
-    try:
-        rows: Any = _open_dataset(datasets, home, split)
-        column = reading.column
-        for number, values in enumerate(rows, start=1):
-            row = Row(number, values, name)
-            column = column or text_column(row)
-            yield Document(_text(row, column), row.where)
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
-        raise InputError(f"cannot be read: {error}", where=name) from error
-
-
-def _open_dataset(datasets: Any, home: str, split: str) -> Any:
-    path = Path(home)
-    if not (path / "state.json").is_file() and not (path / "dataset_dict.json").is_file():
-        return datasets.load_dataset(home, split=split, streaming=True)
-    saved = datasets.load_from_disk(home)
-    if not isinstance(saved, datasets.DatasetDict):
-        return saved
-    if split not in saved:
-        raise InputError(f"there is no split {split!r} (splits: {', '.join(saved)})", where=f"{DATASET}{home}")
-    return saved[split]
+    column = reading.column
+    for row in open_dataset(name):
+        column = column or text_column(row)
+        yield Document(_text(row, column), row.where)

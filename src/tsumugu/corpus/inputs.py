@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tsumugu.core.errors import InputError
 from tsumugu.data.formats import COMPRESSIONS, FORMATS
+from tsumugu.data.hub_datasets import DATASET
 
-DATASET = "hf:"
 _SUFFIXES = (*FORMATS, "ndjson", "text", "pq")
 _KNOWN = re.compile(rf".+\.(?:{'|'.join(_SUFFIXES)})(?:\.(?:{'|'.join(COMPRESSIONS)}))?", re.IGNORECASE)
 

@@ -141,7 +141,7 @@ def _checked(
         try:
             whole.encode()
         except UnicodeEncodeError as error:
-            if source.errors == "strict":
+            if source.errors != "replace":
                 raise InputError(
                     "a \\u escape is half of a surrogate pair", where=where, mend="pass --encoding-errors replace"
                 ) from error

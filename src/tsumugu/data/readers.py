@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,8 @@ from tsumugu.data.rows import Row, require_columns, text_column, text_of
 from tsumugu.data.sources import LONGEST_ROW, EncodingErrors, Source, find_source, lines, opened
 
 __all__ = ["Row", "count_rows", "read_rows", "text_column", "text_of"]
+
+OnError = Callable[[InputError], None]
 
 _LONGEST_FIELD = 32 << 20  # characters; the csv module holds four bytes for each
 _COUNTED = 1 << 30  # bytes; larger files are not read twice to know how many rows they have
@@ -30,6 +32,7 @@ def read_rows(
     format: str | None = None,
     columns: Sequence[str] | None = None,
     encoding_errors: EncodingErrors = "strict",
+    on_error: OnError | None = None,
 ) -> Iterator[Row]:
     r"""The rows of a file, one at a time.
 
@@ -42,7 +45,10 @@ def read_rows(
         path: a file, or ``-`` for standard input, which holds a text a line unless `format` says otherwise.
         format: overrules the suffix, such as ``jsonl`` or ``csv.gz``.
         columns: the columns to keep, in this order; all when left out.
-        encoding_errors: "replace" puts U+FFFD where bytes are not UTF-8.
+        encoding_errors: "replace" puts U+FFFD where bytes are not UTF-8; "surrogateescape" keeps such bytes as lone
+            surrogates, for callers that look at every text.
+        on_error: called with what is wrong with a line of JSON Lines or a record of CSV that can be passed over, which
+            then is; raised when left out.
 
     Raises:
         InputError: the file or one of its rows cannot be used; the place and the mend are named.
@@ -52,7 +58,7 @@ def read_rows(
         from tsumugu.data.parquet import parquet_rows
 
         return parquet_rows(source, columns)
-    rows = _rows(source)
+    rows = _rows(source, on_error)
     return rows if columns is None else _kept(rows, list(columns))
 
 
@@ -108,10 +114,17 @@ def _kept(rows: Iterator[Row], columns: list[str]) -> Iterator[Row]:
         yield Row(row.number, values, row.source, row.unit)
 
 
-def _rows(source: Source) -> Iterator[Row]:
-    read = {"txt": _text_rows, "jsonl": _json_line_rows, "json": _json_rows, "csv": _csv_rows, "tsv": _csv_rows}
+def _rows(source: Source, on_error: OnError | None = None) -> Iterator[Row]:
     with opened(source) as stream:
-        yield from read[source.format.rows](source, stream)
+        match source.format.rows:
+            case "txt":
+                yield from _text_rows(source, stream)
+            case "jsonl":
+                yield from _json_line_rows(source, stream, on_error)
+            case "json":
+                yield from _json_rows(source, stream)
+            case _:
+                yield from _csv_rows(source, stream, on_error)
 
 
 def _text_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
@@ -120,10 +133,16 @@ def _text_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
         yield Row(number, {"text": text.removesuffix("\r")}, source.name, "line")
 
 
-def _json_line_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
+def _json_line_rows(source: Source, stream: BinaryIO, on_error: OnError | None) -> Iterator[Row]:
     for number, line in enumerate(lines(source, stream), start=1):
-        if not line.isspace():
-            yield Row(number, parse_object(line, source, source.line(number)), source.name, "line")
+        if line.isspace():
+            continue
+        try:
+            values = parse_object(line, source, source.line(number))
+        except InputError as error:
+            _pass_over(error, on_error)
+        else:
+            yield Row(number, values, source.name, "line")
 
 
 def _json_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
@@ -131,7 +150,13 @@ def _json_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
         yield Row(number, values, source.name)
 
 
-def _csv_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
+def _pass_over(error: InputError, on_error: OnError | None) -> None:
+    if on_error is None:
+        raise error
+    on_error(error)
+
+
+def _csv_rows(source: Source, stream: BinaryIO, on_error: OnError | None) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))  # one for the process; never made smaller
     delimiter = "\t" if source.format.rows == "tsv" else ","
     physical = _CsvLines(source, stream)
@@ -145,13 +170,13 @@ def _csv_rows(source: Source, stream: BinaryIO) -> Iterator[Row]:
                 header = _checked_header(fields, source, delimiter)
             elif header is not None and fields:
                 number += 1
-                if len(fields) != len(header):
-                    raise InputError(
-                        f"{len(fields)} fields, but the header has {len(header)}",
-                        where=f"{source.row(number)} (line {first_line})",
-                        mend=f"put fields that hold {'a tab' if delimiter == chr(9) else 'a comma'} in double quotes",
-                    )
-                yield Row(number, dict(zip(header, fields, strict=True)), source.name)
+                if len(fields) == len(header):
+                    yield Row(number, dict(zip(header, fields, strict=True)), source.name)
+                else:
+                    said = f"{len(fields)} fields, but the header has {len(header)}"
+                    mend = f"put fields that hold {'a tab' if delimiter == chr(9) else 'a comma'} in double quotes"
+                    where = f"{source.row(number)} (line {first_line})"
+                    _pass_over(InputError(said, where=where, mend=mend), on_error)
             first_line = reader.line_num + 1
     except csv.Error as error:
         where = f"{source.row(number + 1)} (line {first_line})" if header else source.line(first_line)

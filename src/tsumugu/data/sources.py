@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast, get_args
 
 from tsumugu.core.errors import InputError
 from tsumugu.data.formats import FileFormat, file_format
@@ -29,7 +29,7 @@ _PIECE = 1 << 20  # bytes read at once where there are no lines
 _UTF8_MARK = codecs.BOM_UTF8
 _OTHER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
-EncodingErrors = Literal["strict", "replace"]
+EncodingErrors = Literal["strict", "replace", "surrogateescape"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def find_source(path: str | Path, wanted: str | None = None, errors: EncodingErr
     Raises:
         InputError: it is missing, a folder, unreadable, empty, or of no known format.
     """
-    if errors not in ("strict", "replace"):
+    if errors not in get_args(EncodingErrors):
         raise InputError(f"unknown encoding errors {errors!r}", mend="known: strict, replace")
     if str(path) == "-":
         form = file_format(None, wanted, default="txt")

@@ -6,6 +6,7 @@ Offsets count characters (code points) of the original text; `end` is the one af
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -33,7 +34,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class Example(ABC):
     """What all have.
 
     Attributes:
@@ -45,14 +46,14 @@ class Example:
     extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False)
 
     @property
+    @abstractmethod
     def texts(self) -> tuple[str, ...]:
         """What is read to solve this example, in order."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def answer(self) -> Any:
         """What is right: a label, a score, spans, answers, an index or texts."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,22 +25,26 @@ def sample(rows, vocab, dim, *, dtype=torch.float64, bias=True, seed=0, spread=1
     return *given, targets
 
 
-def plain(hidden, weight, bias, targets):
-    return functional.cross_entropy(functional.linear(hidden, weight, bias).double(), targets, reduction="sum")
+def plain(hidden, weight, bias, targets, softcap=None):
+    logits = functional.linear(hidden, weight, bias).double()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def gradients(loss, inputs):
     return torch.autograd.grad(loss, [each for each in inputs if each is not None])
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 64])
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_finite_differences(chunk, bias):
+def test_gradients_are_those_of_finite_differences(chunk, bias, softcap):
     *inputs, targets = sample(7, 11, 5, bias=bias)
     inputs = tuple(each for each in inputs if each is not None)
 
     def loss(hidden, weight, offset=None):
-        return linear_cross_entropy(hidden, weight, offset, targets, chunk=chunk)
+        return linear_cross_entropy(hidden, weight, offset, targets, chunk=chunk, softcap=softcap)
 
     assert torch.autograd.gradcheck(loss, inputs)
 

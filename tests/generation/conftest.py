@@ -16,7 +16,7 @@ from tsumugu.core.registry import FAMILIES
 from tsumugu.models.decoder import Decoder
 
 CONTEXT = 48
-CASES = ("gpt2 plain", "llama grouped", "llama llama3", "mistral window")
+CASES = ("gpt2 plain", "llama grouped", "llama llama3", "mistral window", "gemma3_text plain")
 
 
 class Pair(NamedTuple):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     ElectraConfig,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -24,7 +25,7 @@ from transformers import (
     UMT5Config,
     XLMRobertaConfig,
 )
-from transformers.models import bert, electra, gpt2, llama, mistral, mt5, openai, roberta, t5, umt5, xlm_roberta
+from transformers.models import bert, electra, gemma3, gpt2, llama, mistral, mt5, openai, roberta, t5, umt5, xlm_roberta
 
 TIME, BATCH = 11, 3
 STEPS = 8
@@ -59,6 +60,16 @@ LLAMA = {
     "vocab_size": 99,
     "max_position_embeddings": 24,
     "pad_token_id": PAD,
+}
+GEMMA3 = LLAMA | {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 8,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 ELECTRA = BERT | {"embedding_size": 20}
 ROBERTA = BERT | {"type_vocab_size": 1}
@@ -112,6 +123,30 @@ CASES: dict[str, PreTrainedConfig] = {
     "electra relu": ElectraConfig(**ELECTRA | {"hidden_act": "relu"}),
     "electra great eps": ElectraConfig(**ELECTRA | {"layer_norm_eps": 0.1}),
     "electra one segment": ElectraConfig(**ELECTRA | {"type_vocab_size": 1}),
+    "gemma3_text plain": Gemma3TextConfig(**GEMMA3),
+    "gemma3_text one key head": Gemma3TextConfig(**GEMMA3 | {"num_key_value_heads": 1, "head_dim": 20}),
+    "gemma3_text multi-head": Gemma3TextConfig(**GEMMA3 | {"num_key_value_heads": 4, "hidden_size": 48}),
+    "gemma3_text other scale": Gemma3TextConfig(**GEMMA3 | {"query_pre_attn_scalar": 3}),
+    "gemma3_text window of one": Gemma3TextConfig(**GEMMA3 | {"sliding_window": 1}),
+    "gemma3_text long window": Gemma3TextConfig(**GEMMA3 | {"sliding_window": 512}),
+    "gemma3_text each sixth far": Gemma3TextConfig(**GEMMA3 | {"layer_types": None, "num_hidden_layers": 7}),
+    "gemma3_text all near": Gemma3TextConfig(**GEMMA3 | {"layer_types": ["sliding_attention"] * 3}),
+    "gemma3_text all far": Gemma3TextConfig(**GEMMA3 | {"layer_types": ["full_attention"] * 3}),
+    "gemma3_text capped": Gemma3TextConfig(**GEMMA3 | {"final_logit_softcapping": 3.0}),
+    "gemma3_text apart": Gemma3TextConfig(**GEMMA3 | {"tie_word_embeddings": False}),
+    "gemma3_text biases": Gemma3TextConfig(**GEMMA3 | {"attention_bias": True}),
+    "gemma3_text great eps": Gemma3TextConfig(**GEMMA3 | {"rms_norm_eps": 0.1}),
+    "gemma3_text silu": Gemma3TextConfig(**GEMMA3 | {"hidden_activation": "silu"}),
+    "gemma3_text other bases": Gemma3TextConfig(
+        **GEMMA3
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 70.0},
+            }
+        }
+    ),
+    "gemma3_text several ends": Gemma3TextConfig(**GEMMA3 | {"eos_token_id": [2, 5]}),
     "openai-gpt plain": OpenAIGPTConfig(**GPT2),
     "openai-gpt one head": OpenAIGPTConfig(**GPT2 | {"n_head": 1}),
     "openai-gpt odd width": OpenAIGPTConfig(**GPT2 | {"n_embd": 27, "n_head": 3}),
@@ -220,6 +255,11 @@ CLASSES: dict[str, dict[str, type[PreTrainedModel]]] = {
         "token-classification": electra.ElectraForTokenClassification,
         "question-answering": electra.ElectraForQuestionAnswering,
     },
+    "gemma3_text": {
+        "base": gemma3.Gemma3TextModel,
+        "causal-lm": gemma3.Gemma3ForCausalLM,
+        "sequence-classification": gemma3.Gemma3TextForSequenceClassification,
+    },
     "openai-gpt": {
         "base": openai.OpenAIGPTModel,
         "causal-lm": openai.OpenAIGPTLMHeadModel,
@@ -285,6 +325,7 @@ def heads(case: str) -> dict[str, type[PreTrainedModel]]:
 RICHEST = {
     "bert": "pretraining",
     "electra": "masked-lm",
+    "gemma3_text": "causal-lm",
     "openai-gpt": "causal-lm",
     "gpt2": "causal-lm",
     "llama": "causal-lm",
@@ -302,6 +343,7 @@ EVERY_HEAD = (
     "bert untied",
     "electra plain",
     "electra one width",
+    "gemma3_text plain",
     "openai-gpt plain",
     "openai-gpt untied",
     "gpt2 plain",

@@ -114,6 +114,7 @@ def test_a_layer_too_few_and_too_many(changed: Any) -> None:
         ("gpt2 untied", "causal-lm", "base", 1),
         ("llama plain", "causal-lm", "base", 1),
         ("mistral window", "sequence-classification", "base", 1),
+        ("gemma3_text plain", "sequence-classification", "base", 1),
     ],
 )
 def test_tensors_of_other_heads_are_no_fault(case: str, head: str, task: str, unneeded: int, shelf: Shelf) -> None:
@@ -216,6 +217,13 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("llama plain", {"architectures": ["LlamaForQuestionAnswering"]}, "choose with task="),
     ("llama plain", {"model_type": "lama"}, "did you mean 'llama'"),
     ("llama plain", {"model_type": None}, "there is no model_type"),
+    ("gemma3_text plain", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not known"),
+    ("gemma3_text plain", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not known"),
+    ("gemma3_text plain", {"layer_types": ["full_attention"] * 2}, "2 kinds for 3 layers"),
+    ("gemma3_text plain", {"layer_types": ["full_attention", "chunked", "chunked"]}, "for each layer"),
+    ("gemma3_text plain", {"layer_types": None, "sliding_window_pattern": 0}, "expected a number of layers"),
+    ("gemma3_text plain", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn' is not known"),
+    ("gemma3_text plain", {"head_dim": 7}, "7 is odd"),
     ("bert plain", {"position_embedding_type": "relative_key"}, "only absolute positions"),
     ("bert plain", {"is_decoder": True}, "decoder"),
     ("bert plain", {"id2label": {"0": "a", "2": "b"}}, "without a gap"),

@@ -16,7 +16,7 @@ import tsumugu as tg
 from tsumugu.core.registry import FAMILIES
 
 TOLERANCE = 1e-5
-TRUNKS = [("bert four segments", "pretraining"), ("gpt2 plain", "causal-lm"), ("llama llama3", "causal-lm")]
+TRUNKS = [("bert four segments", "pretraining"), ("gpt2 plain", "causal-lm"), ("llama llama3", "causal-lm"), ("gemma3_text plain", "causal-lm")]
 
 
 @torch.no_grad()
@@ -95,6 +95,17 @@ def test_losses_of_other_labels(case: str, kind: str) -> None:
         ("llama theta", {"rope_theta": 500000.0, "rope_scaling": None}),
         ("llama theta", {"rope_theta": 500000.0}),
         ("llama plain", {}),
+        ("gemma3_text plain", {}),
+        ("gemma3_text plain", {"rope_theta": 1e6, "rope_local_base_freq": 10000.0}),
+        ("gemma3_text each sixth far", {"sliding_window_pattern": 6, "layer_types": None}),
+        (
+            "gemma3_text other bases",
+            {
+                "rope_theta": 5000.0,
+                "rope_local_base_freq": 70.0,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+        ),
     ],
     ids=str,
 )

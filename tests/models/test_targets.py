@@ -15,6 +15,7 @@ CASES = {
     "gpt2 causal-lm": {"intermediate_size": 24, "max_positions": 16},
     "gpt2 causal-lm untied": {"intermediate_size": 24, "max_positions": 16, "tie_embeddings": False},
     "llama causal-lm": {"intermediate_size": 24, "max_positions": 16, "num_kv_heads": 1},
+    "gemma3 causal-lm": {"intermediate_size": 24, "max_positions": 16, "window": 4, "head_dim": 8, "logit_softcap": 3.0},
     "gpt causal-lm": {"max_positions": 16},
     "gpt3 causal-lm": {"intermediate_size": 24, "max_positions": 16, "band": 4},
     "bert masked-lm": {"intermediate_size": 24, "max_positions": 16},

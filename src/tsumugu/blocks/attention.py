@@ -26,8 +26,10 @@ class Attention(nn.Module):
         dropout: on the attention weights while training.
         scale: factor on the scores; `head_dim ** -0.5` when left out.
         context_size: width of the context in cross-attention; `hidden_size` when left out.
+        query_norm, key_norm: on each head's queries and keys, `[..., head_dim]`, before they are rotated.
 
-    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2; Ainslie et al. 2023, GQA, section 2.2.
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2; Ainslie et al. 2023, GQA, section 2.2; the
+    norms: Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters, section 2.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         scale: float | None = None,
         context_size: int | None = None,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -55,6 +59,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(
             self.num_heads * self.head_dim, hidden_size, bias=bias if output_bias is None else output_bias
         )
+        self.query_norm, self.key_norm = query_norm, key_norm
 
     def forward(
         self,
@@ -75,6 +80,8 @@ class Attention(nn.Module):
             cache: keys and values of earlier steps; the new ones are written to it.
         """
         query = self._heads(self.query(x))
+        if self.query_norm is not None:
+            query = self.query_norm(query)
         key, value = context if isinstance(context, tuple) else self.keys_values(x if context is None else context)
         if rotation is not None:
             query, key = rotation(query), rotation(key)
@@ -84,7 +91,8 @@ class Attention(nn.Module):
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """What is asked of `context` `[batch, keys, context_size]`, to be kept where it is asked again and again."""
-        return self._heads(self.key(context)), self._heads(self.value(context))
+        key = self._heads(self.key(context))
+        return key if self.key_norm is None else self.key_norm(key), self._heads(self.value(context))
 
     def _heads(self, x: Tensor) -> Tensor:
         # As many heads as there are: under tensor parallelism a rank computes its share of them.

@@ -19,7 +19,13 @@ CHUNK = 1 << 21
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, chunk: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """The sum of cross-entropies between `hidden @ weight.T + bias` and `targets`: a scalar with its gradient.
 
@@ -32,15 +38,16 @@ def linear_cross_entropy(
         bias: `[vocab]`.
         targets: `[n]`, the index of the right class for each row; all of them count.
         chunk: how many rows are computed at once; what makes `CHUNK` logits when left out.
+        softcap: bounds the logits: `softcap * tanh(logits / softcap)`.
 
     Source: Wijmans et al. 2024, Cut Your Losses in Large-Vocabulary Language Models, section 3 (the memory of logits);
     the gradient of softmax and logarithm together is Bridle 1990, equation 3.
     """
     rows = max(1, CHUNK // len(weight)) if chunk is None else chunk
     if not torch.is_grad_enabled():
-        return _compute(hidden, weight, bias, targets, rows, (False, False, False)).loss
+        return _compute(hidden, weight, bias, targets, rows, softcap, (False, False, False)).loss
     apply: Any = _LinearCrossEntropy.apply
-    return apply(hidden, weight, bias, targets, rows)
+    return apply(hidden, weight, bias, targets, rows, softcap)
 
 
 class _Result(NamedTuple):
@@ -52,8 +59,16 @@ class _LinearCrossEntropy(Function):
     """Gradients are made in the forward pass; the backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int) -> Tensor:
-        loss, gradients = _compute(hidden, weight, bias, targets, rows, ctx.needs_input_grad[:3])
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        rows: int,
+        softcap: float | None,
+    ) -> Tensor:
+        loss, gradients = _compute(hidden, weight, bias, targets, rows, softcap, ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -61,12 +76,18 @@ class _LinearCrossEntropy(Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if each is None else each * scale.to(each.dtype) for each in ctx.saved_tensors]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 @torch.no_grad()
 def _compute(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int, wanted: Sequence[bool]
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    rows: int,
+    softcap: float | None,
+    wanted: Sequence[bool],
 ) -> _Result:
     """The loss, and the gradients of `hidden`, `weight` and `bias` as far as they are wanted."""
     count, device = len(hidden), hidden.device
@@ -85,6 +106,11 @@ def _compute(
             logits = torch.mm(states, by_class.T, out=made[: len(states)]).to(wide)
             if bias is not None:
                 logits += bias
+            slope = None
+            if softcap is not None:
+                bent = logits.div_(softcap).tanh_()
+                slope = 1 - bent.square() if any(wanted) else None
+                logits = bent.mul_(softcap)
             highest = logits.amax(1, keepdim=True)
             logits -= highest
             own = logits.gather(1, right)
@@ -94,6 +120,8 @@ def _compute(
             if not any(wanted):
                 continue
             shares.scatter_add_(1, right, -total)  # softmax minus one at the target, both times the total
+            if slope is not None:
+                shares *= slope
             if of_bias is not None or narrow != wide:
                 shares /= total
                 total = torch.ones_like(total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,7 @@ class Embeddings(nn.Module):
         segment: which of two texts a token is from (BERT).
         norm: applied to the sum.
         dropout: applied last.
+        scale: the token embedding is multiplied by it, rounded to the embedding's type.
     """
 
     def __init__(
@@ -35,14 +37,18 @@ class Embeddings(nn.Module):
         segment: nn.Embedding | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.token, self.position, self.segment, self.norm = token, position, segment, norm
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, input_ids: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """`positions` and `segments`: `[batch|1, time]`; segments default to the first."""
         x: Tensor = self.token(input_ids)
+        if self.scale != 1.0:
+            x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
         if self.segment is not None:
             x = x + (self.segment.weight[0] if segments is None else self.segment(segments))
         if self.position is not None:

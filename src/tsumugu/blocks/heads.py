@@ -44,11 +44,24 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class LanguageModelHead(nn.Linear):
-    """States `[..., dim]` -> logits over the vocabulary `[..., vocab]`. Its weight may be the token embedding's own."""
+    """States `[..., dim]` -> logits over the vocabulary `[..., vocab]`. Its weight may be the token embedding's own.
+
+    With `softcap` logits stay within plus and minus that: `softcap * tanh(logits / softcap)`.
+
+    Source: the cap: Gemma Team 2024, Gemma 2, section 2.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, *, bias: bool = True, softcap: float | None = None) -> None:
+        super().__init__(hidden_size, vocab_size, bias=bias)
+        self.softcap = softcap
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """The sum of cross-entropies of states `[n, dim]` with targets `[n]`, without ever holding all logits."""
-        return linear_cross_entropy(states, self.weight, self.bias, targets)
+        return linear_cross_entropy(states, self.weight, self.bias, targets, softcap=self.softcap)
 
 
 class MaskedLanguageModelHead(nn.Module):

@@ -22,6 +22,7 @@ class Layer(nn.Module):
         norm_first: True: `x + part(norm(x))` (pre-norm: GPT-2, LLaMA); False: `norm(x + part(x))` (post-norm: BERT).
         dropout: on what attention gives.
         cross_attention, cross_norm: for decoders that read an encoder.
+        attention_output_norm, feed_forward_output_norm: on what a part gives, before it is added: `x + norm(part(…))`.
 
     Source: Vaswani et al. 2017, section 3.1; pre-norm: Xiong et al. 2020, On Layer Normalization, section 3.
     """
@@ -37,11 +38,14 @@ class Layer(nn.Module):
         dropout: float = 0.0,
         cross_attention: Attention | None = None,
         cross_norm: nn.Module | None = None,
+        attention_output_norm: nn.Module | None = None,
+        feed_forward_output_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.attention, self.attention_norm = attention, attention_norm
         self.cross_attention, self.cross_norm = cross_attention, cross_norm
         self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
+        self.attention_output_norm, self.feed_forward_output_norm = attention_output_norm, feed_forward_output_norm
         self.norm_first = norm_first
         self.dropout = nn.Dropout(dropout)
 
@@ -58,7 +62,7 @@ class Layer(nn.Module):
         def attend(states: Tensor) -> Tensor:
             return self.dropout(self.attention(states, mask=mask, rotation=rotation, cache=cache))
 
-        x = self._residual(x, attend, self.attention_norm)
+        x = self._residual(x, attend, self.attention_norm, self.attention_output_norm)
         if self.cross_attention is not None and self.cross_norm is not None:
             cross = self.cross_attention
             x = self._residual(
@@ -66,10 +70,15 @@ class Layer(nn.Module):
                 lambda states: self.dropout(cross(states, mask=context_mask, context=context)),
                 self.cross_norm,
             )
-        return self._residual(x, self.feed_forward, self.feed_forward_norm)
+        return self._residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_output_norm)
 
-    def _residual(self, x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
+    def _residual(
+        self, x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module, output_norm: nn.Module | None = None
+    ) -> Tensor:
+        given = part(norm(x) if self.norm_first else x)
+        if output_norm is not None:
+            given = output_norm(given)
         if self.norm_first:
-            return x + part(norm(x))
-        normed: Tensor = norm(x + part(x))
+            return x + given
+        normed: Tensor = norm(x + given)
         return normed

@@ -26,7 +26,7 @@ class Stack(nn.Module):
         x: Tensor,
         *,
         mask: Mask | Sequence[Mask] = EVERYTHING,
-        rotation: Rotation | None = None,
+        rotation: Rotation | Sequence[Rotation] | None = None,
         cache: KVCache | None = None,
         context: Tensor | CrossCache | None = None,
         context_mask: Mask = EVERYTHING,
@@ -37,7 +37,7 @@ class Stack(nn.Module):
         Args:
             x: what enters the first layer.
             mask: which keys each query sees, in all layers or, as a sequence, in each.
-            rotation: turns queries and keys by their positions.
+            rotation: turns queries and keys by their positions, in all layers or, as a sequence, in each.
             cache: keys and values of earlier steps.
             context: what cross-attention asks, `[batch, keys, dim]`, or what `read` made of it.
             context_mask: which of its keys each query sees.
@@ -50,7 +50,7 @@ class Stack(nn.Module):
             x = layer(
                 x,
                 mask=mask if isinstance(mask, Mask) else mask[index],
-                rotation=rotation,
+                rotation=rotation if rotation is None or isinstance(rotation, Rotation) else rotation[index],
                 cache=None if cache is None else cache.layer(index),
                 context=context.layer(index) if isinstance(context, CrossCache) else context,
                 context_mask=context_mask,

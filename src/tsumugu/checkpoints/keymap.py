@@ -93,6 +93,19 @@ class InterleavedRotary:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """A scale that they keep as it is and we as its distance from `by` (GGUF's Gemma has `1 + weight`)."""
+
+    by: float = 1.0
+
+    def forward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [each - self.by for each in tensors]
+
+    def backward(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [each + self.by for each in tensors]
+
+
+@dataclass(frozen=True)
 class MegatronHeads:
     """A fused query, key and value <-> the three, in the order of rows that a Megatron checkpoint of `version` has.
 

@@ -80,6 +80,7 @@ FAMILY_SUMMARIES = {
     "electra": FamilySummary(
         ("electra",), "bidirectional encoder, trained to tell which tokens were replaced: as BERT"
     ),
+    "gemma3": FamilySummary(("gemma3_text",), "decoder: text generation, chat, in many languages (Gemma 3, text)"),
     "gpt": FamilySummary(("openai-gpt",), "decoder: text generation, as GPT-2 with norms last (openai-gpt)"),
     "gpt2": FamilySummary(("gpt2",), "decoder: text generation"),
     "gpt3": FamilySummary(("gpt3",), "decoder: text generation, dense and banded layers in turn (presets to 175B)"),
@@ -97,6 +98,7 @@ FAMILIES = Registry(
     {
         "bert": "tsumugu.models.bert:FAMILY",
         "electra": "tsumugu.models.electra:FAMILY",
+        "gemma3": "tsumugu.models.gemma3:FAMILY",
         "gpt": "tsumugu.models.gpt:FAMILY",
         "gpt2": "tsumugu.models.gpt2:FAMILY",
         "gpt3": "tsumugu.models.gpt3:FAMILY",
@@ -106,6 +108,9 @@ FAMILIES = Registry(
         "t5": "tsumugu.models.t5:FAMILY",
     },
     aliases={
+        "gemma": "gemma3",
+        "gemma-3": "gemma3",
+        "gemma3-text": "gemma3",
         "gpt-1": "gpt",
         "openai-gpt": "gpt",
         "gpt-2": "gpt2",

@@ -235,8 +235,15 @@ def _fill(model: Model, device: torch.device, dtype: torch.dtype) -> None:
         if each.dim() > 1:
             nn.init.normal_(fresh, std=model.spread(name))
         else:
-            nn.init.constant_(fresh, 1.0 if name.endswith("norm.weight") else 0.0)
+            nn.init.constant_(fresh, _plain(model, name))
         _put(model, name, fresh)
+
+
+def _plain(model: Model, name: str) -> float:
+    """The first value of a vector: a norm's leaves its input as it is, a bias is 0."""
+    if not name.endswith("norm.weight"):
+        return 0.0
+    return 1.0 - getattr(model.get_submodule(name.rpartition(".")[0]), "offset", 0.0)
 
 
 def _generation_config(model: Model) -> str:

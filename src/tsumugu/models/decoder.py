@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from tsumugu.blocks.heads import (
 )
 from tsumugu.blocks.kv_cache import KVCache
 from tsumugu.blocks.mask import Mask, causal_mask, document_mask, padding_mask
-from tsumugu.blocks.positions import RotaryPositions
+from tsumugu.blocks.positions import RotaryPositions, Rotation
 from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config
 from tsumugu.core.errors import InputError
@@ -40,7 +41,8 @@ class Decoder(Model):
 
     A family hands in its parts; its configuration has `hidden_size`, `vocab_size`, `max_positions`, `num_kv_heads`,
     `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`, or
-    `windows` where it is not so in every layer.
+    `windows` where it is not so in every layer; `logit_softcap` where logits are bounded. `rotary` is one for all layers
+    or, as a sequence, one for each; those that are the same object are computed once.
     """
 
     def __init__(
@@ -51,16 +53,19 @@ class Decoder(Model):
         *,
         embeddings: Embeddings,
         decoder: Stack,
-        rotary: RotaryPositions | None = None,
+        rotary: RotaryPositions | Sequence[RotaryPositions] | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(family, config, head_name)
-        self.embeddings, self.decoder, self.rotary = embeddings, decoder, rotary
+        self.embeddings, self.decoder = embeddings, decoder
+        self.rotary: nn.Module | None
+        self.rotary = nn.ModuleList(rotary) if isinstance(rotary, Sequence) else rotary
         width, labels = self.config.hidden_size, len(self.config.labels)
         self.head: nn.Module | None = None
         match head_name:
             case "causal-lm":
-                self.head = LanguageModelHead(width, self.config.vocab_size, bias=False)
+                softcap = getattr(self.config, "logit_softcap", None)
+                self.head = LanguageModelHead(width, self.config.vocab_size, bias=False, softcap=softcap)
                 if self.config.tie_embeddings:
                     self.tied = {"head.weight": "embeddings.token.weight"}
                     self.tie()
@@ -126,7 +131,7 @@ class Decoder(Model):
         x = self.decoder(
             x,
             mask=self._mask(ids, end, offset, real, document_ids, prefix),
-            rotation=None if self.rotary is None else self.rotary(positions, x.dtype),
+            rotation=self._rotation(positions, x.dtype),
             cache=cache,
             keep=keep,
         )
@@ -153,6 +158,13 @@ class Decoder(Model):
     def open_session(self, *, batch: int, capacity: int) -> Any:
         """A `Session` of the reference engine."""
         return FUNCTIONS["torch-session"](self, capacity=capacity)
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation | list[Rotation] | None:
+        """How queries and keys are turned: one rotation for all layers, or one for each."""
+        if not isinstance(self.rotary, nn.ModuleList):
+            return None if self.rotary is None else self.rotary(positions, dtype)
+        made = {each: each(positions, dtype) for each in dict.fromkeys(self.rotary)}
+        return [made[each] for each in self.rotary]
 
     def _mask(
         self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any, prefix: Any

@@ -234,6 +234,7 @@ class _Walk:
         """One layer over so many tokens, of which so many pairs meet in attention, and which reads so many others."""
         self._residual(layer.attention_norm, layer.norm_first)
         self._attention(layer.attention, tokens, tokens, pairs, reached=self.reached)
+        self.parameters(layer.attention_output_norm)
         self._residual(layer.attention_norm, not layer.norm_first)
         if layer.cross_attention is not None:
             self._residual(layer.cross_norm, layer.norm_first)
@@ -242,6 +243,7 @@ class _Walk:
         self._residual(layer.feed_forward_norm, layer.norm_first)
         self.linear("feed_forward", layer.feed_forward, tokens)
         self.parameters(layer.feed_forward)
+        self.parameters(layer.feed_forward_output_norm)
         self._residual(layer.feed_forward_norm, not layer.norm_first)
 
     def _residual(self, norm: nn.Module | None, here: bool) -> None:
@@ -253,8 +255,12 @@ class _Walk:
         for each in (attention.key, attention.value):
             self.linear("projections", each, read, reached=reached)
         query, key, value = (
-            below or any(each.requires_grad for each in part.parameters())
-            for below, part in ((self.reached, attention.query), (reached, attention.key), (reached, attention.value))
+            below or any(each.requires_grad for part in parts if part is not None for each in part.parameters())
+            for below, parts in (
+                (self.reached, (attention.query, attention.query_norm)),
+                (reached, (attention.key, attention.key_norm)),
+                (reached, (attention.value,)),
+            )
         )
         self.reached = query or key or value
         # Forward: queries times keys, and weights times values. Backward: what each of the four gets, if it asks.

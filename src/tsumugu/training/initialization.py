@@ -14,16 +14,20 @@ from tsumugu.models.base import Model
 
 @torch.no_grad()
 def initialize(model: Model, *, seed: int) -> None:
-    """Fresh weights as the family's authors drew them: matrices and embeddings normal, biases 0, norms 1.
+    """Fresh weights as the family's authors drew them: matrices and embeddings normal, biases 0, norms scale by 1.
 
     How widely each matrix is spread is the family's rule, `Model.spread`. The numbers behind a name come from a
     generator of its own, keyed by the seed and the name: they are the same whatever else the model holds, on any
     machine, device, type of numbers, and number of threads and ranks. Of a sharded parameter each rank keeps its part.
     """
-    norms = {id(each.weight) for each in model.modules() if isinstance(each, LayerNorm | RMSNorm)}
+    norms = {
+        id(each.weight): 1.0 - getattr(each, "offset", 0.0)
+        for each in model.modules()
+        if isinstance(each, LayerNorm | RMSNorm)
+    }
     for name, param in model.named_parameters():
         if param.dim() < 2:
-            nn.init.constant_(param, float(id(param) in norms))
+            nn.init.constant_(param, norms.get(id(param), 0.0))
         else:
             _put(param, normal(seed, name, tuple(param.shape)).mul_(model.spread(name)))
 

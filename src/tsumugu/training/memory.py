@@ -220,7 +220,7 @@ def layer_activations(run: Run, setup: Setup, layout: Layout) -> float:
     norms = [layer.attention_norm, layer.cross_norm, layer.feed_forward_norm]
     # What enters a norm, and what enters the part behind it; RMSNorm has its input wide and keeps what it divided.
     between = 0.0
-    for norm in norms:
+    for norm in (*norms, layer.attention_output_norm, layer.feed_forward_output_norm):
         if norm is not None:
             between += width * ((4 if isinstance(norm, RMSNorm) else byte) + byte)
             between += width * byte if isinstance(norm, RMSNorm) else 0
@@ -238,7 +238,10 @@ def layer_activations(run: Run, setup: Setup, layout: Layout) -> float:
 def _attention(attention: Attention, tokens: int, read: int, byte: int, *, stored: bool) -> float:
     """Queries, keys, values, the result, and the scores where they are stored."""
     inner = attention.num_heads * attention.head_dim
-    kept = byte * (2 * tokens * inner + 2 * read * attention.num_kv_heads * attention.head_dim)
+    read_inner = attention.num_kv_heads * attention.head_dim
+    kept = byte * (2 * tokens * inner + 2 * read * read_inner)
+    for norm, normed in ((attention.query_norm, tokens * inner), (attention.key_norm, read * read_inner)):
+        kept += normed * (4 + byte) if norm is not None else 0  # its input wide, and what it divided
     if stored:
         # The softmax; with dropout its mask and what is left of it.
         kept += tokens * read * attention.num_heads * (byte + (byte + 1) * (attention.dropout > 0))

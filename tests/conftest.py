@@ -45,6 +45,12 @@ def minilm_path() -> Path:
     return _pulled("minilm")
 
 
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    """The GGUF file of Gemma 3 270M; only where its terms were accepted when it was pulled."""
+    return _pulled("gemma3-270m")
+
+
 def _pulled(name: str) -> Path:
     try:
         return pull(name).path

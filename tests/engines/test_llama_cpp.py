@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import tsumugu as tg
 from tsumugu.models.base import Model
+from tsumugu.text.tokenizer import Tokenizer
 
 PROMPTS = [
     "The capital of France is",
@@ -27,7 +29,8 @@ import json, sys
 import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
-params.n_ctx, params.warmup, params.n_gpu_layers, params.cpuparams.n_threads = 256, False, 0, 1
+params.n_ctx, params.warmup, params.n_gpu_layers, params.cpuparams.n_threads = 1024, False, 0, 1
+params.n_parallel = 1
 server = xllamacpp.Server(params)
 for prompt in json.loads(sys.argv[2]):
     asked = {"prompt": prompt, "max_tokens": int(sys.argv[3]), "temperature": 0, "cache_prompt": False, "logprobs": 1}
@@ -36,10 +39,10 @@ for prompt in json.loads(sys.argv[2]):
 """
 
 
-def llama_cpp(path: Path) -> list[list[int]]:
+def llama_cpp(path: Path, prompts: Sequence[str] = PROMPTS) -> list[list[int]]:
     """The tokens of the greedy continuation of each prompt by llama.cpp, in a process of its own."""
     pytest.importorskip("xllamacpp")
-    command = [sys.executable, "-c", CHILD, str(path), json.dumps(PROMPTS), str(TOKENS)]
+    command = [sys.executable, "-c", CHILD, str(path), json.dumps(prompts), str(TOKENS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
@@ -64,10 +67,17 @@ def test_real_weights_written_as_gguf_say_the_same_in_llama_cpp(
     tokenizer = tg.load_tokenizer(smollm2_path)
     tg.save_model(model, path, tokenizer=tokenizer, storage=storage)
     ours = tg.load_model(path)
-    for prompt, tokens in zip(PROMPTS, llama_cpp(path), strict=True):
+    assert max(behind(ours, tokenizer, path, PROMPTS)) <= tie
+
+
+def behind(ours: Model, tokenizer: Tokenizer, path: Path, prompts: Sequence[str]) -> list[float]:
+    """How far, at most, llama.cpp's tokens lie behind our likeliest ones, in logits, for each prompt."""
+    found = []
+    for prompt, tokens in zip(prompts, llama_cpp(path, prompts), strict=True):
         assert tokens
         before = tokenizer.encode(prompt)
         with torch.inference_mode():
             logits = ours([before + tokens]).logits[0, len(before) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-        assert float((logits.amax(-1) - chosen).max()) <= tie
+        found.append(float((logits.amax(-1) - chosen).max()))
+    return found

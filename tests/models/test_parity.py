@@ -16,7 +16,12 @@ import tsumugu as tg
 from tsumugu.core.registry import FAMILIES
 
 TOLERANCE = 1e-5
-TRUNKS = [("bert four segments", "pretraining"), ("gpt2 plain", "causal-lm"), ("llama llama3", "causal-lm"), ("gemma3_text plain", "causal-lm")]
+TRUNKS = [
+    ("bert four segments", "pretraining"),
+    ("gpt2 plain", "causal-lm"),
+    ("llama llama3", "causal-lm"),
+    ("gemma3_text plain", "causal-lm"),
+]
 
 
 @torch.no_grad()

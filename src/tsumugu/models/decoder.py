@@ -41,8 +41,8 @@ class Decoder(Model):
 
     A family hands in its parts; its configuration has `hidden_size`, `vocab_size`, `max_positions`, `num_kv_heads`,
     `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`, or
-    `windows` where it is not so in every layer; `logit_softcap` where logits are bounded. `rotary` is one for all layers
-    or, as a sequence, one for each; those that are the same object are computed once.
+    `windows` where it is not so in every layer; `logit_softcap` where logits are bounded. `rotary` is one for all
+    layers or, as a sequence, one for each; those that are the same object are computed once.
     """
 
     def __init__(

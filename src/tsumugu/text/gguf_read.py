@@ -40,8 +40,9 @@ _DEFAULT_IDS = {
     "bert": {"cls": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
 }
 
-# Words that llama.cpp takes for control tokens whatever type the file gives them, and for user-defined ones.
-_CONTROL = frozenset(
+# Words that llama.cpp takes for control tokens whatever type the file gives them, and that end a text or a turn; and
+# those that it takes for user-defined ones.
+END_TOKENS = frozenset(
     [
         "<|eot_id|>",
         "<|im_end|>",
@@ -162,7 +163,7 @@ def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
     for i, token in enumerate(tokens):
         if token in _USER_DEFINED:
             types[i] = TokenType.USER_DEFINED
-        elif token in _CONTROL:
+        elif token in END_TOKENS:
             types[i] = TokenType.CONTROL
     return types
 

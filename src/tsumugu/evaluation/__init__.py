@@ -1,0 +1,1 @@
+"""How well a task is solved: metrics with their uncertainty, baselines, comparisons and reports."""

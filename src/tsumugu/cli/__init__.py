@@ -31,6 +31,8 @@ VERBS = {
     "resume": ("tsumugu.cli.pretrain:resume", "Go on with a run that was stopped or killed."),
     "runs": ("tsumugu.cli.runs:app", "List training runs, show one, compare several."),
     "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),
+    "inspect": ("tsumugu.cli.inspect:inspect", "Say what a model is: algorithm, parameters, hyperparameters, data."),
+    "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

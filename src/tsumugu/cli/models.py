@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def models(
     *,
     cached: Annotated[bool, Parameter(negative="")] = False,
+    unsupported: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """List the families, what each loads, the short names, and what is in the caches.
@@ -23,16 +24,18 @@ def models(
     ----------
     cached
         Only what is in the caches.
+    unsupported
+        What is not loaded here, and what to use instead.
     as_json
         One JSON object instead of tables.
     """
-    found = inventory(cached_only=cached)
+    found = _elsewhere() if unsupported else inventory(cached_only=cached)
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     from tsumugu.cli.console import stdout
 
-    for table in _tables(found):
+    for table in _tables(found) if not unsupported else [_elsewhere_table(found)]:
         stdout().print(table)
         stdout().print()
 
@@ -63,6 +66,19 @@ def inventory(*, cached_only: bool = False) -> dict[str, Any]:
     found["cached"] = [{**asdict(each), "path": str(each.path)} for each in cached_models()]
     found["folders"] = {"tsumugu": str(home()), "hub": str(HF_HUB_CACHE)}
     return found
+
+
+def _elsewhere() -> dict[str, Any]:
+    from tsumugu.anatomy.unsupported import unsupported
+
+    return {"unsupported": [asdict(each) for each in unsupported()]}
+
+
+def _elsewhere_table(found: dict[str, Any]) -> Table:
+    table = _table("Not loaded here", "what", "known by", "use instead")
+    for each in found["unsupported"]:
+        table.add_row(each["what"], ", ".join(each["model_types"]), each["instead"])
+    return table
 
 
 def _tables(found: dict[str, Any]) -> list[Table]:

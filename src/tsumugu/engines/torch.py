@@ -65,7 +65,7 @@ def load_model(
     """
     where = _device(device)
     checkpoint = open_checkpoint(resolve(source, progress=progress).path)
-    family, config, head, keymap = _recognise(checkpoint, task)
+    family, config, head, keymap = recognise(checkpoint, task)
     with torch.device("meta"):
         model = family.build(config, head)
     wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}
@@ -146,7 +146,7 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str | bytes]:
         return {path.name: path.read_bytes() for path in tokenizer.save(folder)}
 
 
-def _recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config, str, KeyMap]:
+def recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config, str, KeyMap]:
     """The family, configuration, head and names of a checkpoint."""
     if checkpoint.format == "gguf":
         architecture = str(checkpoint.metadata.get("general.architecture"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -74,13 +74,15 @@ def blocks_of(model: Model) -> list[Block]:
     rotary = next((each for each in model.children() if isinstance(each, RotaryPositions)), None)
     notes = [] if rotary is None else [f"rotary positions, θ = {config.rope_theta:,.0f}"]
     activation = str(getattr(config, "activation", ""))
+    seen: set[int] = set()
     for name, child in model.named_children():
         if isinstance(child, Embeddings):
             blocks.append(_embeddings(child))
         elif isinstance(child, Stack):
             blocks += _stack(name, child, notes, activation if activation in ACTIVATIONS else "")
         elif not isinstance(child, RotaryPositions) and any(True for _ in child.parameters()):
-            blocks.append(_other(name, child, shared=set(model.tied)))
+            blocks.append(_other(name, child, seen))
+        seen.update(id(each) for each in child.parameters())
     blocks.append(_block("output", _given(model.head_name), [_shape(model)]))
     return blocks
 
@@ -125,7 +127,7 @@ def _stack(name: str, stack: Stack, notes: list[str], activation: str) -> Iterat
 
 def _layer(layer: nn.Module, notes: list[str], activation: str) -> list[Block]:
     if not isinstance(layer, Layer):
-        return [_other("layer", layer, shared=set())]
+        return [_other("layer", layer)]
     parts: list[tuple[Block, nn.Module]] = [
         (_attention("self-attention", layer.attention, notes), layer.attention_norm)
     ]
@@ -155,13 +157,13 @@ def _feed_forward(module: nn.Module, activation: str) -> Block:
     return _block("feed-forward", title, [*lines, *([activation] if activation else [])], module)
 
 
-def _other(name: str, module: nn.Module, *, shared: set[str]) -> Block:
-    own = [(inner, each) for inner, each in module.named_parameters() if f"{name}.{inner}" not in shared]
+def _other(name: str, module: nn.Module, seen: Collection[int] = ()) -> Block:
+    """Any part of a network; parameters that an earlier part has, `seen`, are told and not counted again."""
+    own = [(inner, each) for inner, each in module.named_parameters() if id(each) not in seen]
     lines = [f"{inner.removesuffix('.weight')} {_by(each.shape)}" for inner, each in own if each.dim() > 1][:5]
-    if len(own) < len(list(module.named_parameters())):
+    if len(own) < len(list(module.parameters())):
         lines.append("weights shared with the token embedding")
-    block = _block("head", name.replace("_", " "), lines, module)
-    return {**block, "parameters": sum(each.numel() for _, each in own)}
+    return {**_block("head", name.replace("_", " "), lines), "parameters": sum(each.numel() for _, each in own)}
 
 
 def _block(kind: str, title: str, lines: list[str], module: nn.Module | None = None) -> Block:

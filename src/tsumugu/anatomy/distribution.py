@@ -10,7 +10,7 @@ ranks 10 to 1000 in logarithms, where counting noise is small.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from tsumugu.corpus.encoding import encode_document
 from tsumugu.corpus.languages import LanguageIdentifier
 from tsumugu.corpus.shard_writer import checksum
 from tsumugu.corpus.shards import Corpus
+from tsumugu.corpus.units import grams, is_spaced, units_of
 from tsumugu.data.readers import read_rows
 from tsumugu.data.rows import Row
+from tsumugu.text.stream import byte_alphabet
 from tsumugu.text.tokenizer import Tokenizer
 
 MOST_TOKENS = 5_000_000
@@ -35,7 +37,7 @@ _SIMILAR = 0.8
 _TOP = 20
 _LABELS = ("label", "labels", "class", "category", "sentiment", "tag")
 _TEXTS = ("text", "sentence", "content", "prompt", "body", "sentence1", "premise", "question", "document", "title")
-_ONES = ("text_b", "sentence2", "hypothesis", "context", "summary", "answer")
+_SECONDS = ("text_b", "sentence2", "hypothesis", "context", "summary", "answer")
 
 Progress = Callable[[int], None]
 
@@ -102,11 +104,11 @@ def distribution(found: Documents, tokenizer: Tokenizer) -> dict[str, Any]:
         },
         "zipf": _zipf(counts),
         "top_tokens": [
-            {"token": _spelt(tokenizer, [int(i)]), "id": int(i), "count": int(counts[i])}
+            {"token": _spelt(tokenizer, int(i)), "id": int(i), "count": int(counts[i])}
             for i in np.argsort(-counts, kind="stable")[:_TOP]
             if counts[i]
         ],
-        "top_ngrams": {str(n): _top_grams(found.ids, n, tokenizer) for n in (2, 3, 4)},
+        "top_ngrams": {str(n): _top_grams(found.texts, n) for n in (2, 3, 4)},
         "duplicates": _duplicates(found),
     }
     if found.labels:
@@ -141,7 +143,12 @@ def _take_file(
 ) -> None:
     rows = read_rows(path)
     found.sources.append(
-        {"name": path.name, "kind": "file", "bytes": path.stat().st_size, "checksum": f"sha256:{checksum(path)}"}
+        {
+            "name": f"{path.absolute().parent.name}/{path.name}",
+            "kind": "file",
+            "bytes": path.stat().st_size,
+            "checksum": f"sha256:{checksum(path)}",
+        }
     )
     taken = sum(map(len, found.ids))
     count = 0
@@ -177,7 +184,7 @@ def _of_row(row: Row, column: str | None) -> tuple[str, str | None]:
             first = next((name for name, each in values.items() if isinstance(each, str) and name not in _LABELS), None)
         if first is None:
             raise InputError("no column holds texts", where=row.where, mend="name it with --text-column")
-        second = next((name for name in _ONES if isinstance(values.get(name), str)), None)
+        second = next((name for name in _SECONDS if isinstance(values.get(name), str)), None)
         text = "\n".join(str(values[name]) for name in (first, second) if name is not None)
     label = next((values[name] for name in _LABELS if isinstance(values.get(name), str | int)), None)
     return text, None if label is None else str(label)
@@ -212,21 +219,35 @@ def _zipf(counts: npt.NDArray[np.int64]) -> dict[str, Any]:
     return {"ranks": ranks.tolist(), "counts": ranked[ranks - 1].tolist(), "slope": slope}
 
 
-def _top_grams(documents: Sequence[npt.NDArray[np.int64]], n: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The commonest runs of n tokens within documents; found by numbers that stand for them, 64 bits each."""
-    parts = [np.lib.stride_tricks.sliding_window_view(each, n) for each in documents if len(each) >= n]
-    if not parts:
+def _top_grams(texts: Sequence[str], n: int) -> list[dict[str, Any]]:
+    """The commonest runs of n words within documents; where no spaces divide words, two characters stand for one.
+
+    Found by numbers that stand for runs, 64 bits each; the text of a run is looked up where it stood first.
+    """
+    keys, counts = [], []
+    for text in texts:
+        units = units_of(text)
+        keys.append(grams(units.hashes, n if units.spaced else 2 * n))
+        counts.append(len(keys[-1]))
+    stream = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
+    if not len(stream):
         return []
-    rows = np.concatenate(parts)
-    keys = np.zeros(len(rows), np.uint64)
-    for place in range(n):
-        keys = (keys ^ rows[:, place].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-    best = np.argsort(-counts, kind="stable")[:_TOP]
-    return [
-        {"text": _spelt(tokenizer, rows[first[i]].tolist()), "count": int(counts[i])} for i in best if counts[i] > 1
-    ]
+    _, first, often = np.unique(stream, return_index=True, return_counts=True)
+    ends = np.cumsum(counts)
+    found = []
+    for i in np.argsort(-often, kind="stable")[:_TOP]:
+        if often[i] > 1:
+            document = int(np.searchsorted(ends, first[i], side="right"))
+            start = int(first[i] - (ends[document] - counts[document]))
+            found.append({"text": _run(texts[document], start, n), "count": int(often[i])})
+    return found
+
+
+def _run(text: str, start: int, n: int) -> str:
+    """A run of n words of a text, or of twice as many characters."""
+    if is_spaced(text):
+        return one_line(" ".join(text.split()[start : start + n]), limit=80)
+    return one_line("".join(text.split())[start : start + 2 * n], limit=80)
 
 
 def _duplicates(found: Documents) -> dict[str, Any]:
@@ -262,10 +283,14 @@ def _languages(texts: Sequence[str]) -> dict[str, int]:
     return dict(Counter(identifier.language(each)[0] for each in texts[::step]).most_common(20))
 
 
-def _spelt(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Tokens as text, safe to show; where they are no whole characters, as the vocabulary spells them."""
-    text = tokenizer.decode(list(ids))
+def _spelt(tokenizer: Tokenizer, number: int) -> str:
+    """A token as text, safe to show; the bytes of one that is no whole character as hexadecimal numbers."""
+    text = tokenizer.decode([number])
     if "\ufffd" in text or not text:
-        text = "".join(str(tokenizer.convert_ids_to_tokens(each)) for each in ids)
-    shown: Iterator[str] = (("␣" if each == " " else "↵" if each == "\n" else each) for each in text)
-    return one_line("".join(shown), limit=60)
+        text = str(tokenizer.convert_ids_to_tokens(number))
+        known = {character: byte for byte, character in byte_alphabet().items()}
+        if text and all(each in known for each in text):
+            text = f"⟨{' '.join(f'{known[each]:02x}' for each in text)}⟩"
+    else:
+        text = text.replace(" ", "␣").replace("\n", "↵")
+    return one_line(text, limit=60)

@@ -278,4 +278,4 @@ def _data_tables(data: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str,
     yield "Commonest tokens", [(each["token"], each["count"]) for each in data["top_tokens"][:12]]
     for n, found in data["top_ngrams"].items():
         if found:
-            yield f"Commonest runs of {n} tokens", [(each["text"], each["count"]) for each in found[:12]]
+            yield f"Commonest runs of {n} words", [(each["text"], each["count"]) for each in found[:12]]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
-from itertools import groupby
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,7 +19,10 @@ from tsumugu.models.base import HEADS, Model
 from tsumugu.text.tokenizer import Tokenizer
 
 Block = dict[str, Any]
-"""One box of a diagram: `kind`, `title`, `lines` about it, `parameters`; a stack has `inner` blocks and a `count`."""
+"""One box of a diagram: `kind`, `title`, `lines` about it, `parameters`; a stack has `inner` blocks and a `count`.
+
+`residual` says around how many boxes, this one the last of them, a residual path leads.
+"""
 
 _WRITERS = ("causal-lm", "masked-lm", "pretraining", "seq2seq-lm")
 
@@ -74,17 +76,27 @@ def blocks_of(model: Model) -> list[Block]:
     rotary = next((each for each in model.children() if isinstance(each, RotaryPositions)), None)
     notes = [] if rotary is None else [f"rotary positions, θ = {config.rope_theta:,.0f}"]
     activation = str(getattr(config, "activation", ""))
+    window = getattr(config, "window", None)
+    windows = getattr(config, "windows", None) or (() if window is None else (window,) * config.num_layers)
     seen: set[int] = set()
-    for name, child in model.named_children():
+    parts = dict(model.named_children())
+    for name in sorted(parts, key=lambda each: _place(each, list(parts))):
+        child = parts[name]
         if isinstance(child, Embeddings):
             blocks.append(_embeddings(child))
         elif isinstance(child, Stack):
-            blocks += _stack(name, child, notes, activation if activation in ACTIVATIONS else "")
+            blocks += _stack(name, child, notes, activation if activation in ACTIVATIONS else "", windows)
         elif not isinstance(child, RotaryPositions) and any(True for _ in child.parameters()):
             blocks.append(_other(name, child, seen))
         seen.update(id(each) for each in child.parameters())
     blocks.append(_block("output", _given(model.head_name), [_shape(model)]))
     return blocks
+
+
+def _place(name: str, order: list[str]) -> float:
+    """Where a part is used: positions just before the stack that they are the positions of."""
+    stack = name.removesuffix("_positions")
+    return order.index(stack) - 0.5 if stack != name and stack in order else order.index(name)
 
 
 def _given(head: str) -> str:
@@ -114,32 +126,53 @@ def _embeddings(module: Embeddings) -> Block:
     return _block("embeddings", "embeddings", lines, module)
 
 
-def _stack(name: str, stack: Stack, notes: list[str], activation: str) -> Iterator[Block]:
-    """The layers, like ones side by side as one box that says how many, and the norm after them."""
-    inner = [_layer(each, notes, activation) for each in stack.layers]
-    for signature, group in groupby(inner, key=lambda blocks: json.dumps(blocks)):
-        blocks, count = json.loads(signature), len(list(group))
+def _stack(
+    name: str, stack: Stack, notes: list[str], activation: str, windows: Sequence[int | None]
+) -> Iterator[Block]:
+    """The layers, like ones as one box that says which they are, and the norm after them."""
+    spans = [*windows, *[None] * len(stack.layers)]
+    alike: dict[str, list[int]] = {}
+    for place, (layer, window) in enumerate(zip(stack.layers, spans, strict=False)):
+        span = [] if window is None else [f"sees the last {window:,} tokens"]
+        alike.setdefault(json.dumps(_layer(layer, [*notes, *span], activation)), []).append(place)
+    for signature, places in alike.items():
+        blocks, count = json.loads(signature), len(places)
         total = sum(each["parameters"] for each in blocks) * count
-        yield {"kind": "stack", "title": name, "count": count, "inner": blocks, "lines": [], "parameters": total}
+        found = {"kind": "stack", "title": name, "count": count, "inner": blocks, "lines": [], "parameters": total}
+        yield found if len(alike) == 1 else {**found, "layers": _ranges(places)}
     if stack.norm is not None:
-        yield _block("norm", _norm(stack.norm), [_size(stack.norm)], stack.norm)
+        yield _norm_block(stack.norm)
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Numbers of layers, such as 0-4, 6-10."""
+    edges = [i for i, each in enumerate(places) if i == 0 or places[i - 1] != each - 1]
+    parts = [places[a:b] for a, b in zip(edges, [*edges[1:], len(places)], strict=True)]
+    return ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(each[0]) for each in parts)
 
 
 def _layer(layer: nn.Module, notes: list[str], activation: str) -> list[Block]:
     if not isinstance(layer, Layer):
         return [_other("layer", layer)]
-    parts: list[tuple[Block, nn.Module]] = [
-        (_attention("self-attention", layer.attention, notes), layer.attention_norm)
-    ]
+    parts: list[tuple[Block, nn.Module, nn.Module | None]] = []
+    attention = _attention("self-attention", layer.attention, notes)
+    parts.append((attention, layer.attention_norm, layer.attention_output_norm))
     if layer.cross_attention is not None and layer.cross_norm is not None:
-        parts.append((_attention("cross-attention", layer.cross_attention, []), layer.cross_norm))
-    parts.append((_feed_forward(layer.feed_forward, activation), layer.feed_forward_norm))
+        parts.append((_attention("cross-attention", layer.cross_attention, []), layer.cross_norm, None))
+    feed_forward = _feed_forward(layer.feed_forward, activation)
+    parts.append((feed_forward, layer.feed_forward_norm, layer.feed_forward_output_norm))
     found = []
-    for block, norm in parts:
-        normed = _block("norm", _norm(norm), [_size(norm)], norm)
-        block["residual"] = "around norm and part" if layer.norm_first else "around part"
-        found += [normed, block] if layer.norm_first else [block, normed]
+    for block, norm, output_norm in parts:
+        around = [block] if output_norm is None else [block, _norm_block(output_norm)]
+        if layer.norm_first:
+            around.insert(0, _norm_block(norm))
+        around[-1]["residual"] = len(around)
+        found += around if layer.norm_first else [*around, _norm_block(norm)]
     return found
+
+
+def _norm_block(norm: nn.Module) -> Block:
+    return _block("norm", _norm(norm), [_size(norm)], norm)
 
 
 def _attention(title: str, module: Attention, notes: list[str]) -> Block:

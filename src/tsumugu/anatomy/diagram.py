@@ -28,8 +28,9 @@ def draw(blocks: Sequence[dict[str, Any]], *, label: str) -> str:
     writes = [index for index in stacks if blocks[index]["title"] == "decoder"]
     columns: list[Sequence[dict[str, Any]]] = [blocks]
     if writes and len(stacks) > len(writes):  # an encoder, then a decoder that looks at it
-        start = [{**blocks[0], "title": "token ids written so far"}]
-        columns = [blocks[: writes[0]], [*start, *blocks[writes[0] :]]]
+        first = writes[0] - (blocks[writes[0] - 1]["title"] == "decoder positions")
+        same = {"kind": "embeddings", "title": "the same embeddings", "lines": [], "parameters": 0}
+        columns = [blocks[:first], [{**blocks[0], "title": "token ids written so far"}, same, *blocks[first:]]]
     parts, height, right = [], 0.0, 0.0
     ends: list[float] = []
     for number, column in enumerate(columns):
@@ -78,21 +79,17 @@ def _stack(block: dict[str, Any], left: float, top: float) -> tuple[list[str], f
     """A frame around the boxes of one layer, with how often it is repeated."""
     y = top + LINE + 2 * PAD
     inner: list[str] = []
-    begin: float | None = None
+    tops: list[float] = []
     for index, each in enumerate(block["inner"]):
         if index:
             inner.append(_arrow(left + WIDTH / 2, y, y + GAP - 6))
             y += GAP - 6
-        start = y
+        tops.append(y)
         drawn, height = _box(each, left + 34, y, WIDTH - 68)
         inner += drawn
         y += height
-        if each["kind"] == "norm" and begin is None and "residual" in _next(block["inner"], index):
-            begin = start
         if "residual" in each:
-            above = begin if each["residual"] == "around norm and part" and begin is not None else start
-            inner.append(_residual(left + 34, above - 5, y + 5))
-            begin = None
+            inner.append(_residual(left + 34, tops[-each["residual"]] - 5, y + 5))
     height = y + PAD - top
     head = (
         f"{block['title']}: {block['count']} × the same layer" if block["count"] > 1 else f"{block['title']}: a layer"
@@ -104,11 +101,6 @@ def _stack(block: dict[str, Any], left: float, top: float) -> tuple[list[str], f
         + _count(block, left + WIDTH - PAD, top + LINE + 3)
     )
     return [frame, *inner], height
-
-
-def _next(blocks: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
-    following = blocks[index + 1] if index + 1 < len(blocks) else {}
-    return following if following.get("residual") == "around norm and part" else {}
 
 
 def _box(block: dict[str, Any], left: float, top: float, width: float) -> tuple[list[str], float]:

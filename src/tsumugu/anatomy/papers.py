@@ -58,6 +58,15 @@ FAMILY_PAPERS = {
             f"{_ARXIV}2003.10555",
         ),
     ),
+    "gemma3": (
+        Paper(
+            "gemma2025gemma",
+            ("Gemma Team",),
+            "Gemma 3 Technical Report",
+            2025,
+            f"{_ARXIV}2503.19786",
+        ),
+    ),
     "gpt": (
         Paper(
             "radford2018improving",

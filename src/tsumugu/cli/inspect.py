@@ -160,7 +160,8 @@ def _drawn(block: dict[str, Any], indent: str) -> Iterator[str]:
 
     count = f"  [{short(block['parameters'])}]" if block["parameters"] else ""
     if block["kind"] == "stack":
-        yield f"{indent}↓ {block['count']} × {block['title']} layer{count}"
+        which = f" ({block['layers']})" if "layers" in block else ""
+        yield f"{indent}↓ {block['count']} × {block['title']} layer{which}{count}"
         for each in block["inner"]:
             yield from _drawn(each, f"{indent}  │ ")
         return

@@ -148,7 +148,7 @@ def _ranges(places: Sequence[int]) -> str:
     """Numbers of layers, such as 0-4, 6-10."""
     edges = [i for i, each in enumerate(places) if i == 0 or places[i - 1] != each - 1]
     parts = [places[a:b] for a, b in zip(edges, [*edges[1:], len(places)], strict=True)]
-    return ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(each[0]) for each in parts)
+    return "layers " + ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(each[0]) for each in parts)
 
 
 def _layer(layer: nn.Module, notes: list[str], activation: str) -> list[Block]:

@@ -77,7 +77,7 @@ def _column(blocks: Sequence[dict[str, Any]], left: float) -> tuple[list[str], f
 
 def _stack(block: dict[str, Any], left: float, top: float) -> tuple[list[str], float]:
     """A frame around the boxes of one layer, with how often it is repeated."""
-    y = top + LINE + 2 * PAD
+    y = top + LINE + 2 * PAD + (LINE if "layers" in block else 0)
     inner: list[str] = []
     tops: list[float] = []
     for index, each in enumerate(block["inner"]):
@@ -91,13 +91,14 @@ def _stack(block: dict[str, Any], left: float, top: float) -> tuple[list[str], f
         if "residual" in each:
             inner.append(_residual(left + 34, tops[-each["residual"]] - 5, y + 5))
     height = y + PAD - top
-    head = (
-        f"{block['title']}: {block['count']} × the same layer" if block["count"] > 1 else f"{block['title']}: a layer"
-    )
+    several = f"{block['count']} × the same layer" if block["count"] > 1 else "one layer"
+    head = f"{block['title']}: {several}"
+    which = block.get("layers", "")
     frame = (
         f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{height}" rx="9" fill="none" '
         'stroke="var(--line,#8a8f98)" stroke-dasharray="5 4"/>'
         f'<text x="{left + PAD}" y="{top + LINE + 3}" font-weight="600">{_safe(head)}</text>'
+        f'<text class="soft" x="{left + 34}" y="{top + 2 * LINE + 3}">{_safe(which)}</text>'
         + _count(block, left + WIDTH - PAD, top + LINE + 3)
     )
     return [frame, *inner], height

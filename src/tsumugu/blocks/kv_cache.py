@@ -66,6 +66,26 @@ class KVCache:
         shortest, longest = int(lengths.min()), int(lengths.max())
         self.length = shortest if shortest == longest else None
 
+    def branched(self, rows: int, capacity: int) -> KVCache:
+        """A cache of `rows` rows with room for `capacity` tokens, each of which begins with what this one row holds."""
+        layers, batch, kv_heads, _, head_dim = self.keys.shape
+        if batch != 1:
+            raise InputError(f"a cache of {batch} rows has no one beginning", where="branched")
+        filled = self.filled
+        made = KVCache(
+            layers,
+            rows,
+            kv_heads,
+            max(capacity, filled),
+            head_dim,
+            dtype=self.keys.dtype,
+            device=self.keys.device,
+        )
+        made.keys[:, :, :, :filled] = self.keys[:, :, :, :filled]
+        made.values[:, :, :, :filled] = self.values[:, :, :, :filled]
+        made.set_lengths(torch.full_like(made.lengths, filled))
+        return made
+
     def select(self, rows: Tensor) -> None:
         """Keep `rows` `[new_batch]` in that order; rows may repeat (beams) or be left out (finished texts)."""
         if len(rows) == len(self._rows) and bool((rows == self._rows).all()):

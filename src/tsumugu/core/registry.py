@@ -171,6 +171,8 @@ FUNCTIONS = Registry(
     "function",
     {
         "generate": "tsumugu.generation.generate:generate",
+        "torch-prefix": "tsumugu.engines.torch_session:TorchPrefix",
+        "torch-scorer": "tsumugu.engines.torch_scoring:TorchScorer",
         "torch-session": "tsumugu.engines.torch_session:TorchSession",
         "seq2seq-session": "tsumugu.engines.seq2seq_session:Seq2SeqSession",
     },

@@ -30,22 +30,27 @@ def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
     Special tokens stand for none, the unknown token included. A space that a token holds counts; white space that the
     tokenizer drops (word pieces do) belongs to no token.
     """
-    sizes = np.zeros(vocabulary_size(tokenizer), np.int32)
+    return np.array([len(each) for each in token_texts(tokenizer)], np.int32)
+
+
+def token_texts(tokenizer: Tokenizer) -> list[bytes]:
+    """The text of each id in UTF-8, which may be a part of a character; nothing for special tokens."""
+    texts = [b""] * vocabulary_size(tokenizer)
     added = tokenizer.backend.get_added_tokens_decoder()
     special = {*tokenizer.all_special_ids, *(index for index, each in added.items() if each.special)}
     steps = {each["type"]: each for each in _decoder_steps(tokenizer)}
     for token, index in tokenizer.get_vocab().items():
         if index not in special:
-            sizes[index] = len(token.encode()) if index in added else _size(token, steps)
-    return sizes
+            texts[index] = token.encode() if index in added else _text(token, steps)
+    return texts
 
 
-def _size(token: str, steps: dict[str, Any]) -> int:
+def _text(token: str, steps: dict[str, Any]) -> bytes:
     if "ByteLevel" in steps:
         alphabet = _byte_characters()
-        return sum(1 if each in alphabet else len(each.encode()) for each in token)
+        return b"".join(bytes([alphabet[each]]) if each in alphabet else each.encode() for each in token)
     if "ByteFallback" in steps and _SINGLE_BYTE.fullmatch(token):
-        return 1
+        return bytes([int(token[3:5], 16)])
     if "WordPiece" in steps:
         token = token.removeprefix(steps["WordPiece"]["prefix"])
     if "BPEDecoder" in steps:
@@ -54,12 +59,12 @@ def _size(token: str, steps: dict[str, Any]) -> int:
         token = token.replace(steps["Metaspace"]["replacement"], " ")
     if "Replace" in steps and steps["Replace"]["pattern"].get("String"):
         token = token.replace(steps["Replace"]["pattern"]["String"], steps["Replace"]["content"])
-    return len(token.encode())
+    return token.encode()
 
 
 @cache
-def _byte_characters() -> frozenset[str]:
-    return frozenset(byte_alphabet().values())
+def _byte_characters() -> dict[str, int]:
+    return {character: byte for byte, character in byte_alphabet().items()}
 
 
 def _decoder_steps(tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:

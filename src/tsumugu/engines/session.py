@@ -33,20 +33,54 @@ class Session(Protocol):
         ...
 
 
-def open_session(model: Any, *, batch: int, capacity: int) -> Session:
+class Scorer(Protocol):
+    """Says how likely texts go on as proposed. What all texts begin with was read when it was opened."""
+
+    def score(
+        self, stems: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[list[float]]]:
+        """The log probability of each token of each answer of each row, after that row's stem."""
+        ...
+
+
+def open_session(model: Any, *, batch: int, capacity: int, prefix: Any = None) -> Session:
     """A session of whatever engine `model` belongs to, for `batch` rows of up to `capacity` tokens each.
+
+    Args:
+        prefix: what all prompts begin with, as `read_prefix` gives it.
 
     Raises:
         InputError: the model does not generate text.
     """
-    opener = getattr(model, "open_session", None)
-    if opener is None:
-        family, head = (getattr(model, name, None) for name in ("family", "head_name"))
+    opener = _ability(model, "open_session", "generate text")
+    session: Session = opener(batch=batch, capacity=capacity, **({} if prefix is None else {"prefix": prefix}))
+    return session
+
+
+def open_scorer(model: Any, *, prefix: Sequence[int]) -> Scorer:
+    """A scorer of texts that all begin with `prefix`.
+
+    Raises:
+        InputError: the model does not write text from left to right.
+    """
+    scorer: Scorer = _ability(model, "open_scorer", "score texts")(prefix=prefix)
+    return scorer
+
+
+def read_prefix(model: Any, ids: Sequence[int]) -> Any:
+    """What all prompts of some sessions begin with, read once; None where the model's engine cannot share it."""
+    reader = getattr(model, "read_prefix", None)
+    return None if reader is None or not ids else reader(ids)
+
+
+def _ability(model: Any, name: str, what: str) -> Any:
+    found = getattr(model, name, None)
+    if found is None:
+        family, head = (getattr(model, each, None) for each in ("family", "head_name"))
         named = getattr(family, "name", type(model).__name__)
         raise InputError(
-            f"a {named} model with head {head!r} does not generate text",
+            f"a {named} model with head {head!r} does not {what}",
             where="model",
             mend="load a decoder such as smollm2",
         )
-    session: Session = opener(batch=batch, capacity=capacity)
-    return session
+    return found

@@ -13,6 +13,25 @@ from tsumugu.engines.session import Logits, Rows
 from tsumugu.models.decoder import Decoder
 
 
+class TorchPrefix:
+    """The beginning of many texts, read once: its tokens, and a cache that texts branch from.
+
+    Args:
+        model: with a causal head.
+        ids: may be empty.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Decoder, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+        self.cache = model.new_cache(1, len(self.ids))
+        if self.ids:
+            model(torch.tensor([self.ids]), cache=self.cache, logits_to_keep=1)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 class TorchSession:
     """`tsumugu.engines.session.Session` for a `Decoder`.
 
@@ -22,26 +41,36 @@ class TorchSession:
     Args:
         model: with a causal head.
         capacity: the longest a row may become, in tokens.
+        prefix: what all prompts begin with; they are read from there on.
     """
 
-    def __init__(self, model: Decoder, *, capacity: int) -> None:
+    def __init__(self, model: Decoder, *, capacity: int, prefix: TorchPrefix | None = None) -> None:
         if model.head_name != "causal-lm":
             raise InputError(
                 f"a model with head {model.head_name!r} does not generate text",
                 where="model",
                 mend="load it with task='causal-lm'",
             )
-        self.model, self.capacity = model, capacity
+        self.model, self.capacity, self.prefix = model, capacity, prefix
         self.cache: KVCache | None = None
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts; logits `[rows, vocab]` of what follows each."""
-        ids, lengths = padded(prompts)
-        self.cache = self.model.new_cache(len(prompts), max(self.capacity, ids.shape[1]))
+        before = 0 if self.prefix is None else len(self.prefix)
+        if self.prefix is not None:
+            begun = self.prefix.ids
+            if not all(len(prompt) > before and list(prompt[:before]) == begun for prompt in prompts):
+                raise InputError("a prompt does not begin with the prefix, or ends with it", where="prefix")
+        ids, lengths = padded([prompt[before:] for prompt in prompts])
+        room = max(self.capacity, before + ids.shape[1])
+        if self.prefix is None:
+            self.cache = self.model.new_cache(len(prompts), room)
+        else:
+            self.cache = self.prefix.cache.branched(len(prompts), room)
         lengths = lengths.to(self.model.device)
         output = self.model(ids, cache=self.cache, logits_to_keep=lengths - 1)
-        self.cache.set_lengths(lengths)
+        self.cache.set_lengths(before + lengths)
         return as_numpy(output.logits)
 
     @torch.inference_mode()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.core.tensors import convert_tensor, format_of, to_numpy
 from tsumugu.engines.session import open_session
 from tsumugu.generation.beam import beam_search
+from tsumugu.generation.constrained import Guide, grammar_of
 from tsumugu.generation.options import GenerationOptions
 from tsumugu.generation.sampling import Sampler
 from tsumugu.text.stream import StreamDecoder
@@ -42,7 +44,7 @@ def generate(
         model: a decoder, or an encoder-decoder: it reads the rows and writes texts of their own.
         input_ids: `[batch, time]` of any tensor kind, or lists of token ids of any lengths.
         attention_mask: `[batch, time]`, zero where a token is padding (on either side).
-        tokenizer: needed for `stop_strings`.
+        tokenizer: needed for `stop_strings`, `choices`, `regex` and `json_schema`.
         truncation: cut a prompt that is too long for the model on its left, where it would otherwise be refused.
         max_length: the same as `max_new_tokens`, with the longest prompt (or the start token) counted in.
         pad_token_id: fills rows that end early; the model's own, else its end token.
@@ -108,15 +110,28 @@ def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[
         if max_length <= longest:
             raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
         options.setdefault("max_new_tokens", max_length - longest)
+    if isinstance(options.get("json_schema"), Mapping):
+        options["json_schema"] = json.dumps(options["json_schema"])
     if options.get("eos_token_id") is None:
         options["eos_token_id"] = getattr(model, "end_tokens", None) or getattr(model.config, "eos_token_id", None)
     return GenerationOptions.from_dict(options, where="generation")
 
 
 def complete(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None = None,
+    *,
+    grammars: Sequence[str] | None = None,
+    prefix: Any = None,
 ) -> list[list[int]]:
-    """The new tokens of each text, `num_return_sequences` for each prompt in turn, with what ended them."""
+    """The new tokens of each text, `num_return_sequences` for each prompt in turn, with what ended them.
+
+    Args:
+        grammars: the shape of each prompt's texts, as `constrained.grammar_of` gives it, in place of the options' one.
+        prefix: what all prompts begin with, as `read_prefix` gives it.
+    """
     begun = beginnings(model, prompts)
     if options.num_beams > 1:
         room = _room(model, begun, options)
@@ -125,7 +140,7 @@ def complete(
         found = beam_search(session, prompts, options, begun=begun, vocab=model.config.vocab_size, limits=limits)
         return [list(text.tokens) for texts in found for text in texts]
     texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_return_sequences)]
-    for step in steps(model, prompts, options, tokenizer):
+    for step in steps(model, prompts, options, tokenizer, grammars=grammars, prefix=prefix):
         for row, token in zip(step.rows, step.tokens, strict=True):
             texts[row].append(int(token))
     return texts
@@ -147,41 +162,73 @@ class Step:
 
 
 def steps(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None = None,
+    *,
+    grammars: Sequence[str] | None = None,
+    prefix: Any = None,
 ) -> Iterator[Step]:
     """Write all texts side by side, one token a step. A text that ends leaves the batch and costs nothing more.
 
+    A text of a given shape that runs out of tokens is closed without the model: its last steps hold it alone.
+
     Raises:
-        InputError: stop strings without a tokenizer.
+        InputError: stop strings or a shape without a tokenizer, or a shape that is none.
     """
     if options.stops and tokenizer is None:
         raise InputError("stop strings need a tokenizer", where="stop_strings", mend="pass tokenizer=")
-    return _steps(model, prompts, options, tokenizer)
+    guide = None
+    shape = grammar_of(choices=options.choices, regex=options.regex, json_schema=options.json_schema)
+    each = [shape] * len(prompts) if grammars is None and shape is not None else grammars
+    if each is not None:
+        if tokenizer is None:
+            raise InputError("a shape needs a tokenizer", where="generation", mend="pass tokenizer=")
+        repeated = [grammar for grammar in each for _ in range(options.num_return_sequences)]
+        guide = Guide(tokenizer, repeated, vocab=model.config.vocab_size, ends=options.ends)
+    return _steps(model, prompts, options, tokenizer, guide, prefix)
 
 
 def _steps(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationOptions, tokenizer: Tokenizer | None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+    guide: Guide | None,
+    prefix: Any,
 ) -> Iterator[Step]:
     samples = options.num_return_sequences
     begun = beginnings(model, prompts)
     repeated = [text for text in begun for _ in range(samples)]
     rows = np.repeat(np.arange(len(prompts)), samples)
-    session = open_session(model, batch=len(rows), capacity=_room(model, begun, options))
+    session = open_session(model, batch=len(rows), capacity=_room(model, begun, options), prefix=prefix)
     logits = session.start(prompts)
     if samples > 1:
         logits = logits[rows]
         session.select(rows)
-    sampler = Sampler(options, repeated, [*range(samples)] * len(prompts), logits.shape[-1])
+    sampler = Sampler(options, repeated, [*range(samples)] * len(prompts), logits.shape[-1], guide)
     limits = np.array([_limit(model, text, options) for text in repeated])
     watchers = [_Watcher(tokenizer.stream(), options.stops) for _ in rows] if options.stops and tokenizer else None
     active = np.arange(len(rows))
     for step in range(options.max_new_tokens):
         tokens = sampler.pick(logits, step)
-        ended = np.isin(tokens, options.ends) | (step + 1 >= limits[active])
+        full = step + 1 >= limits[active]
+        ended = np.isin(tokens, options.ends) | full
+        closings: list[tuple[int, list[int]]] = []
+        if guide is not None:
+            whole = guide.wrote(tokens)
+            ended |= whole
+            cut = [(int(active[place]), guide.closing(int(place))) for place in np.flatnonzero(full & ~whole)]
+            closings = [(row, closing) for row, closing in cut if closing]
         if watchers is not None:
             found = [watchers[row].saw(int(token)) for row, token in zip(active, tokens, strict=True)]
             ended |= np.array(found)
-        yield Step(active, tokens, ended)
+        left = np.isin(active, [row for row, _ in closings])
+        yield Step(active, tokens, ended & ~left)
+        for row, closing in closings:
+            for number, token in enumerate(closing, 1):
+                yield Step(np.array([row]), np.array([token]), np.array([number == len(closing)]))
         if ended.all():
             return
         if ended.any():
@@ -189,6 +236,8 @@ def _steps(
             active, tokens = active[going], tokens[going]
             session.select(going)
             sampler.select(going)
+            if guide is not None:
+                guide.select(going)
         logits = session.step(tokens)
 
 

@@ -33,6 +33,9 @@ class GenerationOptions(Config):
         num_return_sequences: texts for each prompt.
         eos_token_id: what ends a text; the model's own when None.
         stop_strings: text that ends a text; it stays in the tokens.
+        choices: the text is one of these; this, `regex` and `json_schema` need a tokenizer, and one of them holds.
+        regex: the whole text matches this regular expression, in Rust's dialect.
+        json_schema: the text is JSON that fits this schema, given as JSON.
 
     Source: nucleus: Holtzman et al. 2020, section 3.1; repetition penalty: Keskar et al. 2019, CTRL, section 4.1;
     min-p: Nguyen et al. 2024, section 3; length penalty: Wu et al. 2016, section 7, in its simple form.
@@ -55,6 +58,9 @@ class GenerationOptions(Config):
     num_return_sequences: int = limits(1, low=1)
     eos_token_id: int | tuple[int, ...] | None = None
     stop_strings: str | tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None
+    regex: str | None = None
+    json_schema: str | None = None
 
     def check(self) -> None:
         if self.num_beams > 1 and self.do_sample:
@@ -71,6 +77,17 @@ class GenerationOptions(Config):
             self.refuse("stop_strings", "an empty text would stop everything")
         if self.num_beams > 1 and self.stops:
             self.refuse("stop_strings", "beams end at end tokens only", mend="choose num_beams=1 or eos_token_id")
+        if self.shaped:
+            if self.num_beams > 1:
+                self.refuse("num_beams", "beams do not follow a shape", mend="choose num_beams=1")
+            if self.min_new_tokens or self.stops:
+                name = "min_new_tokens" if self.min_new_tokens else "stop_strings"
+                self.refuse(name, "a shape says by itself where a text may end")
+
+    @property
+    def shaped(self) -> bool:
+        """Whether texts must have a given shape."""
+        return any(each is not None for each in (self.choices, self.regex, self.json_schema))
 
     @property
     def samples(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tsumugu.generation.constrained import Guide
 from tsumugu.generation.options import GenerationOptions
 
 Floats = NDArray[np.float32]
@@ -29,12 +30,18 @@ class Sampler:
         prompts: the prompt of each row.
         numbers: for each row its number among the texts of its prompt; it chooses the row's own stream of draws.
         vocab: size of the vocabulary.
+        guide: the shape that texts must have.
     """
 
     def __init__(
-        self, options: GenerationOptions, prompts: Sequence[Sequence[int]], numbers: Sequence[int], vocab: int
+        self,
+        options: GenerationOptions,
+        prompts: Sequence[Sequence[int]],
+        numbers: Sequence[int],
+        vocab: int,
+        guide: Guide | None = None,
     ) -> None:
-        self.options = options
+        self.options, self.guide = options, guide
         self.draws = _draws(options, numbers) if options.samples else None
         self.seen: NDArray[np.bool_] | None = None
         self.counts: NDArray[np.int32] | None = None
@@ -46,7 +53,9 @@ class Sampler:
 
     def pick(self, logits: Floats, step: int) -> Rows:
         """The next token of each row, `[rows]`, from logits `[rows, vocab]`; `step` counts from 0."""
-        logits = self.adjusted(logits, step)
+        plain, logits = logits, self.adjusted(logits, step)
+        if self.guide is not None:
+            logits = self.guide.masked(logits, plain)
         if self.draws is None:
             tokens: Rows = logits.argmax(-1)
         else:

@@ -127,20 +127,36 @@ class Decoder(Model):
             positions = steps + (offset[:, None] if isinstance(offset, Tensor) else offset)
         real = self.real(attention_mask, ids)
         keep: list[Tensor] | None = [] if output_hidden_states else None
-        x = self.embeddings(ids, positions=positions)
-        x = self.decoder(
-            x,
-            mask=self._mask(ids, end, offset, real, document_ids, prefix),
-            rotation=self._rotation(positions, x.dtype),
-            cache=cache,
-            keep=keep,
-        )
+        mask = self._mask(ids, end, offset, real, document_ids, prefix)
+        x = self.states(ids, positions=positions, mask=mask, cache=cache, keep=keep)
         if wanted is not None:
             output = Output(loss=summed_loss(self.head, x, wanted))
         else:
             output = self._answer(x, ids, real, None if labels is None else to_torch(labels), logits_to_keep)
         output.hidden_states = None if keep is None else tuple(keep)
         return output.converted(return_tensors)
+
+    def states(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor,
+        mask: Mask | Sequence[Mask],
+        cache: KVCache | None = None,
+        keep: list[Tensor] | None = None,
+    ) -> Tensor:
+        """What enters the head, `[batch, time, dim]`, where each token stands and what it sees are said in full.
+
+        Args:
+            ids: `[batch, time]`, checked already.
+            positions: `[batch|1, time]`.
+            mask: in all layers or in each; over the keys of the cache and the new ones.
+            cache: keys and values of earlier tokens; the new ones are added to it.
+            keep: collects every layer's states.
+        """
+        x = self.embeddings(ids, positions=positions)
+        rotation = self._rotation(positions, x.dtype)
+        return self.decoder(x, mask=mask, rotation=rotation, cache=cache, keep=keep)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens."""
@@ -155,9 +171,17 @@ class Decoder(Model):
             device=self.device,
         )
 
-    def open_session(self, *, batch: int, capacity: int) -> Any:
+    def open_session(self, *, batch: int, capacity: int, prefix: Any = None) -> Any:
         """A `Session` of the reference engine."""
-        return FUNCTIONS["torch-session"](self, capacity=capacity)
+        return FUNCTIONS["torch-session"](self, capacity=capacity, prefix=prefix)
+
+    def open_scorer(self, *, prefix: Sequence[int]) -> Any:
+        """A `Scorer` of the reference engine."""
+        return FUNCTIONS["torch-scorer"](self, prefix)
+
+    def read_prefix(self, ids: Sequence[int]) -> Any:
+        """What prompts begin with, read once, for sessions of the reference engine."""
+        return FUNCTIONS["torch-prefix"](self, ids)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation | list[Rotation] | None:
         """How queries and keys are turned: one rotation for all layers, or one for each."""

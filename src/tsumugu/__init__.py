@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tsumugu.core.errors import TsumuguError as TsumuguError
     from tsumugu.core.tensors import TensorFormat as TensorFormat
     from tsumugu.core.tensors import convert_tensor as convert_tensor
+    from tsumugu.corpus.prepare import prepare as prepare
+    from tsumugu.corpus.shards import Corpus as Corpus
     from tsumugu.engines.torch import load_model as load_model
     from tsumugu.engines.torch import save_model as save_model
     from tsumugu.generation.generate import generate as generate
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Corpus": "tsumugu.corpus.shards",
     "Recipe": "tsumugu.training.recipe",
     "TensorFormat": "tsumugu.core.tensors",
     "TsumuguError": "tsumugu.core.errors",
@@ -37,6 +40,7 @@ _HOMES = {
     "load_tensors": "tsumugu.checkpoints.load",
     "load_tokenizer": "tsumugu.checkpoints.load",
     "pipeline": "tsumugu.tasks.pipeline",
+    "prepare": "tsumugu.corpus.prepare",
     "pull": "tsumugu.hub.resolve",
     "resume": "tsumugu.training.pretrain",
     "save_model": "tsumugu.engines.torch",

@@ -10,7 +10,7 @@ from cyclopts import App, Group, Parameter
 
 from tsumugu.cli.console import progress
 from tsumugu.cli.dash import DASH
-from tsumugu.cli.inputs import EncodingErrors, InputFormat, TextColumn
+from tsumugu.cli.inputs import EncodingErrors, InputFormat
 from tsumugu.cli.options import Quiet
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def prepare(
     ] = None,
     keep_newlines: Annotated[Flag, Parameter(group=_CLEANING, help="Leave line ends as they are.")] = False,
     keep_controls: Annotated[Flag, Parameter(group=_CLEANING, help="Leave control characters where they are.")] = False,
-    text_column: TextColumn = None,
+    text_column: Annotated[str | None, Parameter(help="The column with the text, of rows that have columns.")] = None,
     input_format: InputFormat = None,
     encoding_errors: EncodingErrors = "strict",
     as_json: AsJson = False,
@@ -250,7 +250,7 @@ def _table(title: str, *columns: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
         left = column in ("", "dropped as")
         found.add_column(column, justify="left" if left else "right", no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from tests.docs import markdown
 from tests.docs.markdown import ROOT
 
 from tsumugu.cli import VERBS
+from tsumugu.cli.prepare import prepare
 from tsumugu.core.registry import FAMILY_SUMMARIES, TASKS
+from tsumugu.corpus.filters import PRESETS
+from tsumugu.corpus.measures import MEASURES
 
 PAGES = [pytest.param(page, id=markdown.name(page)) for page in markdown.pages()]
 BOTH = [each for page in markdown.pages() for each in (page, markdown.twin(page))]
@@ -93,3 +97,16 @@ def test_the_pages_name_what_there_is(language: str) -> None:
         assert f"\n## {name}\n" in tasks, f"tasks.md has no section for {name}"
     for name in VERBS:
         assert f"| `{name}` |" in commands, f"command-line.md does not list the verb {name}"
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_page_on_corpora_names_every_option_rule_and_reason(language: str) -> None:
+    page = (ROOT / "docs" / language / "corpus.md").read_text("utf-8")
+    for parameter in inspect.signature(prepare).parameters:
+        name = {"as_json": "json"}.get(parameter, parameter).replace("_", "-")
+        assert name == "inputs" or f"`--{name}`" in page, f"corpus.md does not tell of --{name}"
+    numbered = {f"repeated_{n}_grams" for n in range(6, 10)}  # the page says: from 5 to 10
+    for name in [*PRESETS, *sorted(MEASURES.keys() - numbered)]:
+        assert f"`{name}`" in page, f"corpus.md does not tell of {name}"
+    for reason in ("empty", "language", "exact duplicate", "near duplicate"):
+        assert f"| `{reason}` |" in page

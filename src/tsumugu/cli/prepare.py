@@ -242,7 +242,8 @@ def _print(corpus: Corpus) -> None:
 def _example(example: dict[str, Any]) -> str:
     from tsumugu.cli.cache_text import printable
 
-    value = "" if example["value"] is None else f" ({example['value']})"
+    value = example["value"]
+    value = "" if value is None else f" ({value if isinstance(value, str) else format(value, 'g')})"
     return printable(f"{Path(example['where']).name}{value}  {example['text'][:_WIDTH]}".rstrip())
 
 

@@ -43,7 +43,7 @@ def train(
     ],
     vocab_size: Annotated[int, Parameter(("--vocab-size", "-v"), help="Tokens in all, special ones included.")],
     kind: Annotated[
-        Literal["bpe", "wordpiece", "unigram"] | None, Parameter(help="Left out: the family's own.")
+        Literal["bpe", "wordpiece", "unigram", "character"] | None, Parameter(help="Left out: the family's own.")
     ] = None,
     output: Annotated[Path, Parameter(("--output", "-o"), help="The folder to write.")] = Path("tokenizer"),
     force: Annotated[Flag, Parameter(help="Replace the folder if it is there.")] = False,

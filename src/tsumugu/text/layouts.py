@@ -12,8 +12,8 @@ from tokenizers import AddedToken, processors
 from tsumugu.text.template import bos_eos
 from tsumugu.text.vocabulary import BERT_TOKENS, ROBERTA_TOKENS
 
-Kind = Literal["bpe", "wordpiece", "unigram"]
-KINDS: tuple[Kind, ...] = ("bpe", "wordpiece", "unigram")
+Kind = Literal["bpe", "wordpiece", "unigram", "character"]
+KINDS: tuple[Kind, ...] = ("bpe", "wordpiece", "unigram", "character")
 SENTINELS = 100
 """How many <extra_id_…> tokens T5 has for the spans that it restores."""
 
@@ -55,26 +55,32 @@ class Layout:
 
 LAYOUTS = {
     "bert": Layout(
-        BERT_TOKENS, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), ("wordpiece", "bpe", "unigram"), "bert"
+        BERT_TOKENS,
+        ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        ("wordpiece", "bpe", "unigram", "character"),
+        "bert",
     ),
     "roberta": Layout(
-        ROBERTA_TOKENS, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), ("bpe", "wordpiece", "unigram"), "roberta"
+        ROBERTA_TOKENS,
+        ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        ("bpe", "wordpiece", "unigram", "character"),
+        "roberta",
     ),
     "gpt2": Layout(
         {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|padding|>"},
         ("<|endoftext|>", "<|padding|>"),
-        ("bpe", "unigram"),
+        ("bpe", "unigram", "character"),
     ),
     "llama": Layout(
         {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"},
         ("<unk>", "<s>", "</s>", "<pad>"),
-        ("bpe", "unigram"),
+        ("bpe", "unigram", "character"),
         "bos",
     ),
     "t5": Layout(
         {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"},
         ("<pad>", "</s>", "<unk>"),
-        ("unigram", "bpe"),
+        ("unigram", "bpe", "character"),
         "eos",
         sentinels=True,
     ),

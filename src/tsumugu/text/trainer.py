@@ -39,7 +39,8 @@ def train(texts: Path, settings: dict[str, Any]) -> dict[str, Any]:
             come first), ``asked`` (the size that the user asked for), ``min_frequency``, ``pre_tokenizer`` (of the
             backend, as it describes itself), ``character_coverage``, ``lines`` and ``max_lines``, ``prefix``.
     """
-    return {"bpe": _byte_pairs, "wordpiece": _word_pieces, "unigram": _unigram}[settings["kind"]](texts, settings)
+    known = {"bpe": _byte_pairs, "wordpiece": _word_pieces, "unigram": _unigram, "character": _characters}
+    return known[settings["kind"]](texts, settings)
 
 
 def _read(texts: Path) -> Iterator[str]:
@@ -87,13 +88,27 @@ def _alphabets(texts: Path, settings: dict[str, Any]) -> tuple[list[str], list[s
         for word, _ in split.pre_tokenize_str(text):
             counts.update(word)
             inside.update(word[1:])
-    wanted, kept = settings["character_coverage"] * counts.total(), set()
+    kept = set(_covering(counts, settings["character_coverage"]))
+    return sorted(kept), sorted(kept & inside)
+
+
+def _characters(texts: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The most frequent characters, in the order of Unicode."""
+    counts = Counter(character for text in _read(texts) for character in text.replace(BOUNDARY, ""))
+    room = settings["vocab_size"] - len(settings["special_tokens"]) - 256
+    kept = _covering(counts, settings["character_coverage"])[:room]
+    return {"characters": sorted(each for each in kept if counts[each] >= settings["min_frequency"])}
+
+
+def _covering(counts: Counter[str], coverage: float) -> list[str]:
+    """The most frequent characters that make up so much of the text."""
+    wanted, kept = coverage * counts.total(), []
     for character, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
         if wanted <= 0:
             break
-        kept.add(character)
+        kept.append(character)
         wanted -= count
-    return sorted(kept), sorted(kept & inside)
+    return kept
 
 
 def _pre_tokenizer(settings: dict[str, Any]) -> Any:

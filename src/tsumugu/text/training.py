@@ -61,8 +61,8 @@ def train_tokenizer(
         texts: any number of texts; they are read once and kept on the disk, not in memory.
         family: whose special tokens and frame it has: bert, roberta, gpt2, llama or t5.
         vocab_size: tokens in all, special ones included; fewer when the texts hold no more.
-        kind: "bpe" (on bytes), "wordpiece" (not for families that write text) or "unigram"; the family's own when
-            left out.
+        kind: "bpe" (on bytes), "wordpiece" (not for families that write text), "unigram", or "character" (each is a
+            token, rare ones are bytes); the family's own when left out.
         language: "ja" puts no space before a text and keeps sound marks when lowercasing; "auto" takes it where one
             letter in ten, of the first million characters, is kana or kanji.
         segment: "mecab": in training, no token reaches across the words that MeCab finds. "none": they are not asked
@@ -179,7 +179,7 @@ def _language(language: str, texts: Iterable[str]) -> tuple[str, Iterable[str]]:
 
 def _backend(kind: Kind, family: str, *, japanese_texts: bool, lowercase: bool, nfkc: bool) -> tokenizers.Tokenizer:
     """A backend without a vocabulary: normalizer, pre-tokenizer, decoder."""
-    empty = {"bpe": models.BPE, "wordpiece": models.WordPiece, "unigram": models.Unigram}[kind]()
+    empty: Any = models.WordPiece() if kind == "wordpiece" else models.Unigram() if kind == "unigram" else models.BPE()
     backend = tokenizers.Tokenizer(empty)
     steps: list[Any] = [normalizers.NFKC()] if nfkc else []
     if kind == "wordpiece":
@@ -197,6 +197,9 @@ def _backend(kind: Kind, family: str, *, japanese_texts: bool, lowercase: bool, 
     if kind == "bpe":
         backend.pre_tokenizer = _byte_splitter(family)
         backend.decoder = decoders.ByteLevel()
+    if kind == "character":
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("\\n|[^\\n]+"), "isolated")
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     if kind == "unigram":
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(f"\\n|{SPACE}+[^{SPACE}\\n]*|[^{SPACE}\\n]+"), "isolated")
         backend.decoder = decode_spaces(prefix=not japanese_texts)
@@ -328,6 +331,9 @@ def _model(kind: Kind, family: str, found: dict[str, Any], first: list[str], las
         vocab = [*special, *single, ("\n", rarest), ("\t", rarest), *(each for each in pieces if each[0] not in taken)]
         vocab += [(each, 0.0) for each in last]
         return models.Unigram(vocab, unk_id=first.index(LAYOUTS[family].named(kind)["unk"]), byte_fallback=True)
+    if kind == "character":
+        tokens = dict.fromkeys([*first, *(f"<0x{byte:02X}>" for byte in range(256)), *found["characters"], *last])
+        return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True)
     vocabulary: dict[str, int] = dict(found["vocab"])
     for token in last:
         vocabulary.setdefault(token, len(vocabulary))

@@ -161,14 +161,14 @@ class Trainer:
         self._until = math.inf
         if settings.train.minutes is not None:
             self._until = time.monotonic() + 60 * settings.train.minutes - state.seconds
-        if self._saved is None:
-            self._tell("start", {**self._about, "name": settings.name, "steps": self.steps})
-        else:
-            self._tell("resumed", {"from": f"step-{state.step:08}"})
-        self.model.train()
         reason = "done"
         with Interrupts() as interrupts:
             try:
+                if self._saved is None:
+                    self._tell("start", {**self._about, "name": settings.name, "steps": self.steps})
+                else:
+                    self._tell("resumed", {"from": f"step-{state.step:08}"})
+                self.model.train()
                 while self.state.step < self.steps:
                     wish = self._wish(interrupts)
                     wish = self._advance(ahead, wish)

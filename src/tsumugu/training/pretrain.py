@@ -5,6 +5,7 @@ The recipe is written into that folder first; a run that was killed at any momen
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +104,8 @@ def _work(recipe: Recipe, folder: Path, world: World, *, quiet: bool) -> Result:
         if world.main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold_run(folder))
+            for left in folder.glob(".*.partial"):  # of a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             write_recipe(recipe, folder / RECIPE)
             prepare_text(recipe, folder)
         world.barrier(patience=DAY)

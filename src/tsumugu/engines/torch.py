@@ -82,7 +82,7 @@ def load_model(
     model.tie()
     model.load_report = plan.report
     model.source, model.path = str(source), checkpoint.path
-    model.end_tokens = _end_tokens(checkpoint)
+    model.end_tokens = end_tokens(checkpoint)
     return model.eval()
 
 
@@ -185,7 +185,7 @@ def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Fam
     raise UnknownNameError(f"no family loads model_type {wanted!r}", where=where, mend=did_you_mean(wanted, known))
 
 
-def _end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
+def end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
     """What ends a text: generation_config.json's tokens, or all that a GGUF file has for an end, as llama.cpp does."""
     if checkpoint.format == "gguf":
         named = [checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]

@@ -1,0 +1,328 @@
+"""Each block of the house written into a graph: one function a block, found by its class.
+
+There is no second definition of a model here: what is walked is the very module that torch would run, built without
+weights. A family of the same blocks therefore compiles without new code; a block that has no function here is refused
+by name.
+
+Residual paths are kept as sums that are not computed yet (`Stream`), so that an addition, a bias and the norm behind
+them become one operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
+from tsumugu.blocks.heads import (
+    ClassificationHead,
+    FirstTokenHead,
+    LanguageModelHead,
+    MaskedLanguageModelHead,
+    Pooler,
+    SpanHead,
+)
+from tsumugu.blocks.layer import Layer
+from tsumugu.blocks.normalization import LayerNorm, RMSNorm
+from tsumugu.blocks.positions import LearnedPositions, RotaryPositions
+from tsumugu.blocks.stack import Stack
+from tsumugu.core.errors import ConfigError
+from tsumugu.engines.onnx_graph import Graph, Value
+from tsumugu.engines.onnx_linear import Heads, Linears, Part
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual path: `base`, plus `delta` and `bias` that have not been added yet."""
+
+    base: Value
+    delta: Value | None = None
+    bias: Value | None = None
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """What the functions below share.
+
+    Attributes:
+        linear: writes linear maps.
+        lengths: `[batch]`, int32: one less than how many tokens each row has, with those already read.
+        total: int32: how many the longest row has.
+        causal: whether a token sees only those before it.
+        past: for each layer keys and values; none where whole texts are read at once.
+        rotary: for each layer what turns queries and keys, if something does.
+        windows: for each layer how many tokens a token sees; None for all.
+        longest: positions that may occur.
+    """
+
+    linear: Linears
+    lengths: Value
+    total: Value
+    causal: bool
+    past: tuple[tuple[Value, Value], ...]
+    rotary: tuple[RotaryPositions | None, ...]
+    windows: tuple[int | None, ...]
+    longest: int
+
+    @property
+    def graph(self) -> Graph:
+        return self.linear.graph
+
+    def vector(self, name: str) -> Value:
+        """A parameter as it is."""
+        return self.graph.constant(name, self.linear.weights.read(name))
+
+    def biased(self, x: Value, bias: Value | None) -> Value:
+        return x if bias is None else self.graph.node("Add", x, bias)
+
+
+def embed(
+    e: Emitter, module: Embeddings, name: str, ids: Value, positions: Value | None, segments: Value | None, shared: bool
+) -> Stream:
+    """Token ids `[batch, time]` -> states; `shared` where the head has the same matrix."""
+    x = e.linear.look_up(ids, f"{name}.token", module.token, shared=shared)
+    scale = getattr(module, "scale", 1.0)
+    if scale != 1.0:
+        x = e.graph.node("Mul", x, e.graph.constant(f"{name}.scale", np.array(scale, np.float32)))
+    for part, given in ((module.segment, segments), (module.position, positions)):
+        if part is not None:
+            table = "segment" if part is module.segment else "position"
+            if type(part) not in (nn.Embedding, *_TABLES):
+                raise _unknown(part)
+            x = e.graph.node("Add", x, e.graph.node("Gather", e.vector(f"{name}.{table}.weight"), given, axis=0))
+    return Stream(x if module.norm is None else norm(e, module.norm, f"{name}.norm", Stream(x))[0])
+
+
+def stack(e: Emitter, module: Stack, name: str, stream: Stream) -> Value:
+    """States through all layers and the last norm."""
+    for index, layer in enumerate(module.layers):
+        if type(layer) is not Layer:
+            raise _unknown(layer)
+        stream = _layer(e, layer, f"{name}.layers.{index}", index, stream)
+    if module.norm is None:
+        return _settled(e, stream)
+    return norm(e, module.norm, f"{name}.norm", stream)[0]
+
+
+def _layer(e: Emitter, layer: Layer, name: str, index: int, stream: Stream) -> Stream:
+    if layer.cross_attention is not None:
+        raise ConfigError("layers that read an encoder are not compiled yet", where="engine", mend="engine='torch'")
+    halves: tuple[tuple[str, Callable[[Value], tuple[Value, Value | None]]], ...] = (
+        ("attention", lambda x: _attention(e, layer.attention, f"{name}.attention", index, x)),
+        ("feed_forward", lambda x: _feed_forward(e, layer.feed_forward, f"{name}.feed_forward", x)),
+    )
+    for half, work in halves:
+        before, place = getattr(layer, f"{half}_norm"), f"{name}.{half}_norm"
+        after = getattr(layer, f"{half}_output_norm", None)
+        if layer.norm_first:
+            normed, base = norm(e, before, place, stream)
+        else:
+            normed = base = _settled(e, stream)
+        delta, bias = work(normed)
+        if after is not None:
+            delta, bias = norm(e, after, f"{name}.{half}_output_norm", Stream(e.biased(delta, bias)))[0], None
+        stream = Stream(base, delta, bias)
+        if not layer.norm_first:
+            stream = Stream(norm(e, before, place, stream)[0])
+    return stream
+
+
+def norm(e: Emitter, module: nn.Module, name: str, stream: Stream) -> tuple[Value, Value]:
+    """What a stream comes to, normalised, and as it is."""
+    if type(module) is RMSNorm:
+        weight = e.linear.weights.read(f"{name}.weight") + np.float32(getattr(module, "offset", 0.0))
+        scale = e.graph.constant(f"{name}.weight", weight)
+        if stream.delta is None:
+            return e.graph.node("SimplifiedLayerNormalization", stream.base, scale, epsilon=module.eps), stream.base
+        inputs = (stream.base, stream.delta, scale, stream.bias)
+        normed, *_, base = e.graph.split(
+            "SkipSimplifiedLayerNormalization", *inputs, outputs=4, domain="com.microsoft", epsilon=module.eps
+        )
+        return normed, base
+    if type(module) is LayerNorm:
+        scale, shift = e.vector(f"{name}.weight"), e.vector(f"{name}.bias")
+        if stream.delta is None:
+            normed = e.graph.node("LayerNormalization", stream.base, scale, shift, epsilon=module.eps)
+            return normed, stream.base
+        inputs = (stream.base, stream.delta, scale, shift, stream.bias)
+        normed, *_, base = e.graph.split(
+            "SkipLayerNormalization", *inputs, outputs=4, domain="com.microsoft", epsilon=module.eps
+        )
+        return normed, base
+    raise _unknown(module)
+
+
+def _settled(e: Emitter, stream: Stream) -> Value:
+    if stream.delta is None:
+        return stream.base
+    return e.graph.node("Add", stream.base, e.biased(stream.delta, stream.bias))
+
+
+def _attention(e: Emitter, module: Attention, name: str, index: int, x: Value) -> tuple[Value, Value | None]:
+    """One fused projection, attention over what was read before, and the output projection."""
+    if type(module) is not Attention:
+        raise _unknown(module)
+    rotary = e.rotary[index]
+    turned = rotary is not None
+    of_query = Heads(module.num_heads, module.head_dim, halves=turned)
+    of_key = Heads(module.num_kv_heads, module.head_dim, halves=turned)
+    of_value = Heads(module.num_kv_heads, module.head_dim)
+    parts = (
+        Part(f"{name}.query", module.query, rows=of_query),
+        Part(f"{name}.key", module.key, rows=of_key),
+        Part(f"{name}.value", module.value, rows=of_value),
+    )
+    packed = e.biased(*e.linear(x, *parts))
+    inputs: tuple[Value | None, ...] = (packed, None, None)
+    if getattr(module, "query_norm", None) is not None:
+        sizes = np.array([each.count * each.padded for each in (of_query, of_key, of_value)])
+        query, key, value = e.graph.split(
+            "Split", packed, e.graph.constant(f"sizes{sizes.tolist()}", sizes), outputs=3, axis=-1
+        )
+        query = _head_norm(e, module.query_norm, f"{name}.query_norm", of_query, query)
+        key = _head_norm(e, module.key_norm, f"{name}.key_norm", of_key, key)
+        inputs = (query, key, value)
+    past: tuple[Value | None, Value | None] = e.past[index] if e.past else (None, None)
+    tables: tuple[Value | None, ...] = _turning(e, rotary, of_query) if rotary is not None else (None, None)
+    window = e.windows[index]
+    outputs = e.graph.split(
+        "GroupQueryAttention",
+        *inputs,
+        *past,
+        e.lengths,
+        e.total,
+        *tables,
+        outputs=3,
+        domain="com.microsoft",
+        num_heads=module.num_heads,
+        kv_num_heads=module.num_kv_heads,
+        scale=float(module.head_dim**-0.5 if module.scale is None else module.scale),
+        causal=int(e.causal),
+        do_rotary=int(turned),
+        local_window_size=-1 if window is None else window,
+    )
+    if e.past:
+        shape = ("batch", module.num_kv_heads, "capacity", of_value.padded)
+        e.graph.output(f"present_key_{index}", outputs[1], np.float32, shape)
+        e.graph.output(f"present_value_{index}", outputs[2], np.float32, shape)
+    columns = Heads(module.num_heads, module.head_dim)
+    return e.linear(outputs[0], Part(f"{name}.output", module.output, columns=columns))
+
+
+def _head_norm(e: Emitter, module: nn.Module, name: str, heads: Heads, x: Value) -> Value:
+    """RMSNorm of each head by itself, `[batch, time, heads * width]`. Zeros in a filled head count in its mean."""
+    if type(module) is not RMSNorm:
+        raise _unknown(module)
+    share = heads.padded / heads.width
+    weight = (e.linear.weights.read(f"{name}.weight") + np.float32(getattr(module, "offset", 0.0))) / share**0.5
+    weight = Heads(1, heads.width, heads.halves).fill(weight.astype(np.float32))
+    apart = e.graph.constant(f"apart{heads.padded}", np.array([0, 0, -1, heads.padded]))
+    joined = e.graph.constant(f"joined{heads.count * heads.padded}", np.array([0, 0, heads.count * heads.padded]))
+    normed = e.graph.node(
+        "SimplifiedLayerNormalization",
+        e.graph.node("Reshape", x, apart),
+        e.graph.constant(f"{name}.weight", weight),
+        epsilon=module.eps / share,
+    )
+    return e.graph.node("Reshape", normed, joined)
+
+
+def _turning(e: Emitter, rotary: RotaryPositions, heads: Heads) -> tuple[Value, Value]:
+    """Cosines and sines `[positions, padded / 2]` of a rotary embedding."""
+    frequencies = rotary.frequencies(dtype=torch.float32, device=torch.device("cpu"))
+    angles = torch.outer(torch.arange(e.longest).float(), frequencies)
+    filled = torch.zeros(e.longest, heads.padded // 2)
+    filled[:, : angles.shape[1]] = angles
+    name = f"rotary{hash((rotary.theta, rotary.scaling)) & 0xFFFFFFFF:x}"
+    return (
+        e.graph.constant(f"{name}.cos", filled.cos().numpy()),
+        e.graph.constant(f"{name}.sin", filled.sin().numpy()),
+    )
+
+
+def _feed_forward(e: Emitter, module: nn.Module, name: str, x: Value) -> tuple[Value, Value | None]:
+    if type(module) is FeedForward:
+        up, bias = e.linear(x, Part(f"{name}.up", module.up))
+        inner = activated(e, module.activation, up, bias)
+    elif type(module) is GatedFeedForward:
+        gate, bias = e.linear(x, Part(f"{name}.gate", module.gate))
+        gate = activated(e, module.activation, gate, bias)
+        inner = e.graph.node("Mul", gate, e.biased(*e.linear(x, Part(f"{name}.up", module.up))))
+    else:
+        raise _unknown(module)
+    return e.linear(inner, Part(f"{name}.down", module.down))
+
+
+def activated(e: Emitter, function: Any, x: Value, bias: Value | None) -> Value:
+    """An activation, of what a linear map gave and its bias."""
+    name = next((name for name, known in ACTIVATIONS.items() if known is function), None)
+    if name == "gelu" and bias is not None:
+        return e.graph.fused("BiasGelu", x, bias)
+    if name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
+        return e.graph.fused("FastGelu", x, bias)
+    x = e.biased(x, bias)
+    match name:
+        case "gelu":
+            return e.graph.fused("Gelu", x)
+        case "silu" | "swish":
+            return e.graph.fused("QuickGelu", x, alpha=1.0)
+        case "quick_gelu":
+            return e.graph.fused("QuickGelu", x, alpha=1.702)
+        case "relu2":
+            x = e.graph.node("Relu", x)
+            return e.graph.node("Mul", x, x)
+        case "relu" | "sigmoid" | "tanh":
+            return e.graph.node(name.capitalize(), x)
+    raise _unknown(function)
+
+
+def head(e: Emitter, module: nn.Module, name: str, x: Value, *, tied: str | None) -> Value:
+    """What a head makes of states `[batch, time, dim]`; `tied` names the embedding whose matrix it shares."""
+
+    def first() -> Value:
+        return e.graph.node("Gather", x, e.graph.constant("first", np.array(0)), axis=1)
+
+    def over(part: str, linear: nn.Linear, given: Value, **options: Any) -> Value:
+        return e.biased(*e.linear(given, Part(f"{name}.{part}", linear), **options))
+
+    match module:
+        case LanguageModelHead():
+            logits = e.biased(*e.linear(x, Part(tied or name, module), head=True))
+            cap = getattr(module, "softcap", None)
+            if cap is None:
+                return logits
+            limit = e.graph.constant("softcap", np.array(cap, np.float32))
+            return e.graph.node("Mul", e.graph.node("Tanh", e.graph.node("Div", logits, limit)), limit)
+        case MaskedLanguageModelHead():
+            inner = activated(e, module.activation, *e.linear(x, Part(f"{name}.dense", module.dense)))
+            inner = norm(e, module.norm, f"{name}.norm", Stream(inner))[0]
+            logits, _ = e.linear(inner, Part(tied or f"{name}.decoder", _without_bias(module.decoder)), head=True)
+            return e.biased(logits, e.vector(f"{name}.decoder.bias"))
+        case Pooler():
+            return e.graph.node("Tanh", over("dense", module.dense, first()))
+        case FirstTokenHead():
+            return over("classifier", module.classifier, e.graph.node("Tanh", over("dense", module.dense, first())))
+        case ClassificationHead():
+            return over("classifier", module.classifier, x)
+        case SpanHead():
+            return over("spans", module.spans, x)
+    raise _unknown(module)
+
+
+def _without_bias(module: nn.Linear) -> nn.Linear:
+    return nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+
+
+_TABLES = (LearnedPositions, nn.Embedding)
+
+
+def _unknown(part: Any) -> ConfigError:
+    kind = getattr(part, "__name__", type(part).__name__)
+    return ConfigError(f"{kind} has no form in an ONNX graph yet", where="engine", mend="choose engine='torch'")

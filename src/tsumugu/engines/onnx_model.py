@@ -1,0 +1,118 @@
+"""A compiled model, run by ONNX Runtime: NumPy in, NumPy out. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tsumugu.core.errors import InputError
+from tsumugu.core.registry import FUNCTIONS
+from tsumugu.engines import onnx_store
+from tsumugu.engines.onnx_session import OnnxSession
+
+
+@dataclass(frozen=True)
+class FamilyName:
+    """What is known of a family without loading it."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class OnnxModel:
+    """A model of one family with one head, compiled.
+
+    Attributes:
+        family: its name.
+        head_name: what it predicts, a key of `tsumugu.models.base.HEADS`.
+        config: its hyperparameters, as attributes.
+        end_tokens: what ends a text.
+        quantize: None, "int8" or "int4".
+        folder: the compiled files.
+        path, source: the checkpoint, and what was asked for.
+        interface: how the graph is called.
+    """
+
+    family: FamilyName
+    head_name: str
+    config: Any
+    end_tokens: tuple[int, ...]
+    quantize: str | None
+    folder: Path
+    path: Path
+    source: str
+    interface: Mapping[str, Any]
+    threads: int = 0
+    device: str = field(default="cpu", init=False)
+    _session: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def session(self) -> Any:
+        """ONNX Runtime's session, opened when it is first needed."""
+        if self._session is None:
+            self._session = open_graph(self.folder, threads=self.threads)
+        return self._session
+
+    def open_session(self, *, batch: int, capacity: int) -> OnnxSession:
+        """Texts to be continued."""
+        if self.interface["kind"] != "decoder":
+            raise InputError(
+                f"a {self.family.name} model with head {self.head_name!r} does not generate text",
+                where="model",
+                mend="load a decoder such as smollm2",
+            )
+        return OnnxSession(
+            self.session,
+            layers=self.interface["layers"],
+            kv_heads=self.interface["kv_heads"],
+            head_dim=self.interface["head_dim"],
+            vocab=self.config.vocab_size,
+            positioned=self.interface["positions"] is not None,
+            batch=batch,
+            capacity=capacity,
+        )
+
+    def generate(self, input_ids: Any, **options: Any) -> Any:
+        """The same as `tsumugu.generate(model, input_ids, …)`."""
+        return FUNCTIONS["generate"](self, input_ids, **options)
+
+
+def open_compiled(folder: Path, *, path: Path, source: str, threads: int = 0) -> OnnxModel:
+    """The model in a folder that `compile_model` made."""
+    record = onnx_store.read_record(folder)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record["config"].items()}
+    return OnnxModel(
+        family=FamilyName(record["family"]),
+        head_name=record["head"],
+        config=SimpleNamespace(**values),
+        end_tokens=tuple(record["end_tokens"]),
+        quantize=record["quantize"],
+        folder=folder,
+        path=path,
+        source=source,
+        interface=record["interface"],
+        threads=threads,
+    )
+
+
+def open_graph(folder: Path, *, threads: int = 0) -> Any:
+    """ONNX Runtime's session of a compiled graph, which needs no further optimisation."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads or cores()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,156 @@
+"""A compiled decoder's texts being continued: one allocation of keys and values, written in place, nothing copied back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsumugu.core.errors import InputError
+from tsumugu.engines.session import Logits, Rows
+
+CHUNK = 512
+"""Tokens of one prompt that are read together: enough for large matrix products, few enough for the caches."""
+TOGETHER = 64
+"""Prompts up to this length are read side by side; longer ones alone, so that none is padded."""
+
+Array = NDArray[Any]
+
+
+class OnnxSession:
+    """`tsumugu.engines.session.Session` for a compiled decoder.
+
+    A row's next token goes to that row's own end, so that a row computes what it would compute alone.
+
+    Args:
+        session: ONNX Runtime's session of the graph.
+        layers, kv_heads, head_dim: of the keys and values.
+        vocab: size of the vocabulary.
+        positioned: whether the graph asks for position ids.
+        batch: rows that there is room for; more rows make it anew.
+        capacity: the longest a row may become, in tokens.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        vocab: int,
+        positioned: bool,
+        batch: int,
+        capacity: int,
+    ) -> None:
+        self.session, self.vocab, self.positioned, self.capacity = session, vocab, positioned, capacity
+        self._shape = (kv_heads, capacity, head_dim)
+        self._cache = np.zeros((layers, 2, batch, *self._shape), np.float32)
+        self._logits = np.empty((batch, 1, vocab), np.float32)
+        self.lengths = np.zeros(0, np.int64)
+        self._step: _Run | None = None
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        """Read prompts; logits `[rows, vocab]` of what follows each."""
+        self._grow(len(prompts), keep=0)
+        self._step = None
+        self.lengths = np.array([len(prompt) for prompt in prompts])
+        if int(self.lengths.max()) > self.capacity:
+            raise InputError(f"a prompt of {self.lengths.max()} tokens is longer than {self.capacity}", where="prompt")
+        if int(self.lengths.max()) <= TOGETHER:
+            ids = np.zeros((len(prompts), int(self.lengths.max())), np.int64)
+            for row, prompt in enumerate(prompts):
+                ids[row, : len(prompt)] = prompt
+            self._read(slice(0, len(prompts)), ids, self.lengths)
+        else:
+            for row, prompt in enumerate(prompts):
+                ids = np.array(prompt, np.int64)[None]
+                for first in range(0, ids.shape[1], CHUNK):
+                    chunk = ids[:, first : first + CHUNK]
+                    self._read(slice(row, row + 1), chunk, np.array([first + chunk.shape[1]]))
+        return self._logits[: len(prompts), 0]
+
+    def step(self, tokens: Rows) -> Logits:
+        """Append one token to each row; logits `[rows, vocab]`."""
+        rows = len(tokens)
+        assert rows == len(self.lengths), "one token for each row"
+        if self._step is None:
+            self._step = self._prepared(slice(0, rows), rows, 1)
+        if self.positioned:
+            self._step.positions[:, 0] = self.lengths
+        self.lengths = self.lengths + 1
+        self._step.ids[:, 0] = tokens
+        self._step.run(self.lengths)
+        return self._logits[:rows, 0]
+
+    def select(self, rows: Rows) -> None:
+        """Go on with `rows` in that order."""
+        if len(rows) == len(self.lengths) and np.array_equal(rows, np.arange(len(rows))):
+            return
+        self._grow(len(rows), keep=len(self.lengths))
+        self.lengths = self.lengths[rows]
+        longest, count = int(self.lengths.max(initial=0)), len(rows)
+        for layer in self._cache:
+            layer[:, :count, :, :longest] = layer[:, rows, :, :longest]
+        self._step = None
+
+    def _read(self, rows: slice, ids: Array, lengths: Array) -> None:
+        """Read `ids` `[rows, time]` behind what the rows have; `lengths` are those afterwards."""
+        run = self._prepared(rows, *ids.shape)
+        run.ids[:] = ids
+        begin = lengths.max() - ids.shape[1]
+        if self.positioned:
+            run.positions[:] = np.arange(begin, begin + ids.shape[1])
+        run.wanted[:, 0, 0] = lengths - begin - 1
+        run.run(lengths)
+
+    def _grow(self, rows: int, *, keep: int) -> None:
+        layers, two, have, *_ = self._cache.shape
+        if rows <= have:
+            return
+        cache = np.zeros((layers, two, rows, *self._shape), np.float32)
+        cache[:, :, :keep] = self._cache[:, :, :keep]
+        self._cache, self._logits, self._step = cache, np.empty((rows, 1, self.vocab), np.float32), None
+
+    def _prepared(self, rows: slice, count: int, time: int) -> _Run:
+        """A run over some rows of the buffers, with everything bound."""
+        run = _Run(self.session, count, time)
+        if self.positioned:
+            run.bind("position_ids", run.positions)
+        run.bind("logits", self._logits[rows], output=True)
+        for index, (keys, values) in enumerate(self._cache):
+            for name, buffer in (("key", keys[rows]), ("value", values[rows])):
+                run.bind(f"past_{name}_{index}", buffer)
+                run.bind(f"present_{name}_{index}", buffer, output=True)
+        return run
+
+
+class _Run:
+    """Inputs of one shape, bound once and filled for each run."""
+
+    def __init__(self, session: Any, rows: int, time: int) -> None:
+        self.session, self.binding = session, session.io_binding()
+        self.ids = np.zeros((rows, time), np.int64)
+        self.positions = np.zeros((rows, time), np.int64)
+        self.wanted = np.zeros((rows, 1, 1), np.int64)
+        self.lengths = np.zeros(rows, np.int32)
+        self.total = np.zeros((), np.int32)
+        for name, array in (
+            ("input_ids", self.ids),
+            ("wanted", self.wanted),
+            ("lengths", self.lengths),
+            ("total", self.total),
+        ):
+            self.bind(name, array)
+
+    def bind(self, name: str, array: Array, *, output: bool = False) -> None:
+        bind = self.binding.bind_output if output else self.binding.bind_input
+        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def run(self, lengths: Array) -> None:
+        """Rows have `lengths` tokens with those that are read now."""
+        self.lengths[:] = lengths - 1
+        self.total[...] = lengths.max()
+        self.session.run_with_iobinding(self.binding)

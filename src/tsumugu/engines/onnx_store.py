@@ -1,0 +1,141 @@
+"""Where compiled models lie: in tsumugu's cache home, by the content of what they were compiled from. Loads no torch.
+
+- ``compiled/<key>/``: one graph with its weights and `model.json`; complete, or not there at all
+- ``compiled/known/<name>.json``: which key a source had when it was last seen, with its files' sizes and times, so that
+  an unchanged checkpoint is not read again to find it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsumugu import __version__
+from tsumugu.hub.home import home
+
+RECORD = "model.json"
+COMPILER = 1
+"""Counted up whenever graphs change that are made of the same checkpoint."""
+PIECE = 1 << 22
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compiled.
+
+    Attributes:
+        path: a folder or a file of weights.
+        task: a head, or a task, as it was asked for; None for the checkpoint's own.
+        quantize: None, "int8" or "int4".
+        group: numbers that share a scale; 0 for what suits each matrix.
+    """
+
+    path: Path
+    task: str | None = None
+    quantize: str | None = None
+    group: int = 0
+
+    def files(self) -> list[Path]:
+        """The files that the result depends on."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(each for each in self.path.iterdir() if each.suffix in CHECKPOINT_SUFFIXES and each.is_file())
+
+    def options(self) -> list[Any]:
+        return [COMPILER, __version__, self.task, self.quantize, self.group]
+
+
+def compiled() -> Path:
+    """The folder of compiled models."""
+    return home() / "compiled"
+
+
+def find(request: Request) -> Path | None:
+    """The compiled form of an unchanged checkpoint that was seen before; only names, sizes and times are looked at."""
+    try:
+        known = json.loads(_known(request).read_text("utf-8"))
+        folder = compiled() / known["key"]
+        if known["files"] == _stamps(request.files()) and (folder / RECORD).is_file():
+            return folder
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def key_of(request: Request) -> str:
+    """The name of the compiled form, from the content of all files. Takes about a second for each gigabyte."""
+    digest = hashlib.sha256(json.dumps(request.options()).encode())
+    buffer = bytearray(PIECE)
+    view = memoryview(buffer)
+    for path in request.files():
+        digest.update(f"\n{path.name}\n".encode())
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(view[:count])
+    return digest.hexdigest()[:32]
+
+
+def remember(request: Request, key: str) -> None:
+    """Note the key of a source, for `find`."""
+    path = _known(request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"key": key, "files": _stamps(request.files()), "path": str(request.path)}), "utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def new_folder(key: str) -> Iterator[Path]:
+    """A folder to compile into; it becomes `compiled/<key>` when the block ends well, and vanishes when not.
+
+    What a killed process left of an earlier attempt is removed first; the lock is held by the caller.
+    """
+    partial, final = compiled() / f".{key}.partial", compiled() / key
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for each in partial.iterdir():
+            with each.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def locked(key: str) -> Iterator[None]:
+    """Alone at work on `key`; another process waits."""
+    from filelock import FileLock
+
+    locks = home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"compiled-{key}.lock"):
+        yield
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+    return record
+
+
+def _known(request: Request) -> Path:
+    asked = json.dumps([str(request.path.resolve()), *request.options()])
+    return compiled() / "known" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+
+
+def _stamps(files: Sequence[Path]) -> list[list[Any]]:
+    return [[path.name, stat.st_size, stat.st_mtime_ns] for path in files for stat in (path.stat(),)]

@@ -1,0 +1,178 @@
+"""Matrices on their way into a graph: as they are, or as blocks of whole numbers that share a scale.
+
+A matrix `[out, in]` is cut along its rows into groups of 32, 64 or 128 numbers. Each group keeps one scale and, for 4
+bits, one zero point: `value = scale * (number - zero)`. GGUF's Q8_0 and Q4_0 blocks are such groups already and are
+taken over number by number, with no second rounding.
+
+Source: GGUF's block layouts: ggml-org/ggml, ggml-common.h; the search for the scale that loses least: the same idea as
+in ggml-quants.c, over fewer candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsumugu.core.errors import ConfigError, did_you_mean
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+Quantization = Literal["int8", "int4"]
+GROUPS = (32, 64, 128)
+PIECE = 1 << 22
+"""Numbers of a matrix that are quantised at a time, to keep the memory small."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the matrices of a model are kept.
+
+    Attributes:
+        bits: 32, 8 or 4.
+        group: numbers that share a scale; 0 chooses by the width of each matrix.
+        head_bits: of the matrix over the vocabulary, whose errors reach the output directly.
+    """
+
+    bits: int = 32
+    group: int = 0
+    head_bits: int = 32
+
+    @classmethod
+    def parse(cls, quantize: str | None, group: int = 0) -> Scheme:
+        """From None, "int8" or "int4".
+
+        Raises:
+            ConfigError: another word, or another size of group.
+        """
+        if group not in (0, *GROUPS):
+            raise ConfigError(f"groups of {group} are not known", where="group", mend="choose 32, 64 or 128")
+        match quantize:
+            case None:
+                return cls()
+            case "int8":
+                return cls(8, group, 8)
+            case "int4":
+                return cls(4, group, 8)
+        raise ConfigError(
+            f"unknown quantisation {quantize!r}", where="quantize", mend=did_you_mean(quantize, ["int8", "int4"])
+        )
+
+    def group_for(self, width: int, bits: int) -> int:
+        """The size of the groups of a matrix with `width` columns."""
+        if self.group:
+            return self.group
+        if bits == 4:
+            return 32
+        return next(group for group in (64, 32, 16) if width % group == 0 or group == 16)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantised matrix as `MatMulNBits` wants it.
+
+    Attributes:
+        numbers: `[out, groups, group * bits / 8]`, 4-bit numbers two to a byte, the lower half first.
+        scales: `[out, groups]`.
+        zeros: `[out, ceil(groups * bits / 8)]`, packed as the numbers; None for the middle of their range.
+    """
+
+    bits: int
+    group: int
+    numbers: Bytes
+    scales: Floats
+    zeros: Bytes | None
+
+
+def quantized(matrix: Floats, bits: int, group: int) -> Packed:
+    """`matrix` `[out, in]` in groups along its rows; a last group that is not full is filled up with zeros."""
+    rows, width = matrix.shape
+    groups = -(-width // group)
+    numbers = np.empty((rows, groups, group * bits // 8), np.uint8)
+    scales = np.empty((rows, groups), np.float32)
+    zeros = np.empty((rows, groups), np.uint8)
+    step = max(1, PIECE // (groups * group))
+    for start in range(0, rows, step):
+        part = np.zeros((min(step, rows - start), groups * group), np.float32)
+        part[:, :width] = matrix[start : start + step]
+        blocks = part.reshape(len(part), groups, group)
+        where = slice(start, start + len(part))
+        if bits == 8:
+            scales[where], found = _symmetric(blocks)
+            numbers[where] = found
+        else:
+            scales[where], zeros[where], found = _asymmetric(blocks)
+            numbers[where] = found[..., 0::2] | found[..., 1::2] << 4
+    return Packed(bits, group, numbers, scales, None if bits == 8 else _nibbles(zeros))
+
+
+def _symmetric(blocks: Floats) -> tuple[Floats, Bytes]:
+    """Scales, and numbers 1 to 255 around 128."""
+    scales = np.abs(blocks).max(-1) / np.float32(127)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    numbers = np.rint(blocks * inverse[..., None]) + 128
+    return scales, numbers.astype(np.uint8)
+
+
+SHRINK = np.linspace(1.0, 0.8, 9, dtype=np.float32)
+"""Shares of a group's full range that are tried: cutting off its ends may cost less than coarser steps."""
+
+
+def _asymmetric(blocks: Floats) -> tuple[Floats, Bytes, Bytes]:
+    """Scales, zero points and numbers 0 to 15 that together lose least, in squares."""
+    low = np.minimum(blocks.min(-1), 0)
+    high = np.maximum(blocks.max(-1), 0)
+    best = np.full(low.shape, np.inf, np.float32)
+    scales, zeros = np.zeros_like(low), np.zeros(low.shape, np.float32)
+    for share in SHRINK:
+        scale = (high - low) * (share / np.float32(15))
+        safe = np.where(scale > 0, scale, np.float32(1))
+        zero = np.clip(np.rint(-low * share / safe), 0, 15)
+        numbers = np.clip(np.rint(blocks / safe[..., None] + zero[..., None]), 0, 15)
+        loss = np.square((numbers - zero[..., None]) * safe[..., None] - blocks).sum(-1)
+        better = loss < best
+        best = np.where(better, loss, best)
+        scales, zeros = np.where(better, safe, scales), np.where(better, zero, zeros)
+    numbers = np.clip(np.rint(blocks / scales[..., None] + zeros[..., None]), 0, 15)
+    return scales, zeros.astype(np.uint8), numbers.astype(np.uint8)
+
+
+def _nibbles(zeros: Bytes) -> Bytes:
+    """Numbers below 16, `[rows, groups]`, two to a byte."""
+    if zeros.shape[1] % 2:
+        zeros = np.concatenate((zeros, np.zeros((len(zeros), 1), np.uint8)), axis=1)
+    packed: Bytes = zeros[:, 0::2] | zeros[:, 1::2] << 4
+    return packed
+
+
+def from_gguf(kind: str, blocks: Bytes) -> Packed:
+    """GGUF's Q8_0 or Q4_0 blocks `[out, bytes of a row]`, number by number.
+
+    A Q8_0 block is a 16-bit scale and 32 signed bytes; a Q4_0 block a 16-bit scale and 16 bytes with number i in the
+    lower and number i + 16 in the upper half.
+    """
+    rows = len(blocks)
+    blocks = blocks.reshape(rows, -1, 34 if kind == "Q8_0" else 18)
+    scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    if kind == "Q8_0":
+        return Packed(8, 32, blocks[..., 2:] ^ np.uint8(128), scales, None)
+    low, high = blocks[..., 2:] & 15, blocks[..., 2:] >> 4
+    numbers = np.concatenate((low, high), axis=-1)
+    return Packed(4, 32, numbers[..., 0::2] | numbers[..., 1::2] << 4, scales, None)
+
+
+def dequantized(packed: Packed, width: int) -> Floats:
+    """What the numbers stand for, `[out, width]`."""
+    numbers: NDArray[Any] = packed.numbers
+    middle: NDArray[Any] = np.full(packed.scales.shape, 1 << packed.bits - 1)
+    if packed.bits == 4:
+        numbers = np.stack((numbers & 15, numbers >> 4), axis=-1).reshape(*packed.scales.shape, packed.group)
+        if packed.zeros is not None:
+            middle = np.stack((packed.zeros & 15, packed.zeros >> 4), axis=-1).reshape(len(numbers), -1)
+            middle = middle[:, : numbers.shape[1]]
+    values = (numbers.astype(np.float32) - middle[..., None].astype(np.float32)) * packed.scales[..., None]
+    result: Floats = values.reshape(len(values), -1)[:, :width]
+    return result

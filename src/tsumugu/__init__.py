@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tsumugu.core.tensors import convert_tensor as convert_tensor
     from tsumugu.corpus.prepare import prepare as prepare
     from tsumugu.corpus.shards import Corpus as Corpus
-    from tsumugu.engines.torch import load_model as load_model
+    from tsumugu.engines.load import load_model as load_model
     from tsumugu.engines.torch import save_model as save_model
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
@@ -36,7 +36,7 @@ _HOMES = {
     "TsumuguError": "tsumugu.core.errors",
     "convert_tensor": "tsumugu.core.tensors",
     "generate": "tsumugu.generation.generate",
-    "load_model": "tsumugu.engines.torch",
+    "load_model": "tsumugu.engines.load",
     "load_tensors": "tsumugu.checkpoints.load",
     "load_tokenizer": "tsumugu.checkpoints.load",
     "pipeline": "tsumugu.tasks.pipeline",

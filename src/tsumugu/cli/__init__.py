@@ -33,6 +33,7 @@ VERBS = {
     "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),
     "inspect": ("tsumugu.cli.inspect:inspect", "Say what a model is: algorithm, parameters, hyperparameters, data."),
     "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
+    "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tsumugu.cli.console import stderr
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.options import Device, DType, GenerationFlags, Model, Quiet
+from tsumugu.cli.options import Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
 from tsumugu.core.errors import InputError
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /help shows this, /exit ends (or Ctrl-D)."
@@ -22,6 +22,8 @@ def chat(
     system: Annotated[str | None, Parameter(help="An instruction that stands before the conversation.")] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    quantize: Quantize = "auto",
     quiet: Quiet = False,
     flags: GenerationFlags | None = None,
 ) -> None:
@@ -30,7 +32,8 @@ def chat(
 
     options = {"max_new_tokens": 512} | (flags or GenerationFlags()).chosen()
     with downloads(quiet=quiet) as watch:
-        talk: Any = pipeline("chat", model, dtype=dtype, device=device, progress=watch)
+        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        talk: Any = pipeline("chat", model, progress=watch, **computing)
     person = sys.stdin.isatty()
     if person:
         with suppress(ImportError):

@@ -12,6 +12,14 @@ DType = Annotated[
     Literal["float32", "bfloat16", "float16", "float64", "auto"],
     Parameter(help="Type of the weights; auto keeps the checkpoint's own."),
 ]
+Engine = Annotated[
+    Literal["auto", "torch", "onnx"],
+    Parameter(help="What computes: onnx is quick on a CPU, torch is the reference; auto takes the quicker that can."),
+]
+Quantize = Annotated[
+    Literal["auto", "none", "int8", "int4"],
+    Parameter(help="Weights on the onnx engine; auto: as few bits as a quantised checkpoint has, else whole."),
+]
 Model = Annotated[
     str | None,
     Parameter(
@@ -52,3 +60,8 @@ class GenerationFlags:
         if "stop" in options:
             options["stop_strings"] = tuple(options.pop("stop"))
         return options
+
+
+def quantization(word: str) -> str | None:
+    """What `--quantize` means to `load_model`."""
+    return None if word == "none" else word

@@ -25,7 +25,7 @@ from tsumugu.cli.inputs import (
     read_inputs,
     two_texts,
 )
-from tsumugu.cli.options import Device, DType, GenerationFlags, Model, Quiet
+from tsumugu.cli.options import Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import TASKS
 from tsumugu.data.rows import Row
@@ -54,6 +54,8 @@ def run(
     batch_size: Annotated[int, Parameter(help="Rows computed together.")] = 8,
     dtype: DType = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    quantize: Quantize = "auto",
     quiet: Quiet = False,
     flags: GenerationFlags | None = None,
 ) -> None:
@@ -79,7 +81,8 @@ def run(
     from tsumugu.tasks.pipeline import pipeline
 
     with downloads(quiet=quiet) as watch:
-        solver = pipeline(task, model, dtype=dtype, device=device, batch_size=batch_size, progress=watch)
+        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing)
     rows = _rows(name, inputs, text_column)
     if inputs.total == 1 and not json and output is None and name in WRITING and _streams(options):
         for _, text in rows:

@@ -1,4 +1,4 @@
-"""Compiling a checkpoint: its family's network, built without weights, is written as a graph with the weights beside it.
+"""Compiling a checkpoint: its family's network, built without weights, is written as a graph, its weights beside it.
 
 This is the one part of the engine that needs torch, and it runs once for a checkpoint.
 """
@@ -6,7 +6,7 @@ This is the one part of the engine that needs torch, and it runs once for a chec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import torch
 
 from tsumugu.checkpoints.entries import TensorEntry
 from tsumugu.checkpoints.keymap import Chain, InterleavedRotary, MegatronHeads, Operation, Plan, Rule, Same, Split
-from tsumugu.checkpoints.load import Checkpoint, open_checkpoint
-from tsumugu.core.errors import CheckpointError, ConfigError
+from tsumugu.checkpoints.load import open_checkpoint
 from tsumugu.engines import onnx_store
 from tsumugu.engines.onnx_graph import Graph
-from tsumugu.engines.onnx_network import write_network
+from tsumugu.engines.onnx_network import interface_of, write_network
 from tsumugu.engines.onnx_store import Request
 from tsumugu.engines.onnx_weights import Floats, Packed, Scheme, from_gguf
 from tsumugu.engines.torch import end_tokens, recognise
@@ -42,27 +41,28 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
     progress = progress or Silent()
     if found := onnx_store.find(request):
         return found
-    scheme = Scheme.parse(request.quantize, request.group)
-    key = onnx_store.key_of(request)
+    checkpoint = open_checkpoint(request.path)
+    already = any(each.form.unit > 1 for each in checkpoint.tensors.values())
+    scheme = Scheme.parse(request.quantize, request.group, quantized_already=already)
+    family, config, head, keymap = recognise(checkpoint, request.task)
+    with torch.device("meta"):
+        model = family.build(config, head)
+    plan = keymap.plan(checkpoint.tensors, {name: tuple(each.shape) for name, each in model.named_parameters()})
+    plan.report.require(str(checkpoint.path))
+    for module in plan.report.absent:
+        setattr(model, module, None)
+    key = onnx_store.key_of(request, [head, *astuple(scheme)])
     folder = onnx_store.compiled() / key
     with onnx_store.locked(key):
         if not (folder / onnx_store.RECORD).is_file():
             with onnx_store.new_folder(key) as partial:
-                _compile(request, scheme, partial, progress)
+                _compile(model, plan, scheme, partial, progress, request.path.name)
+                onnx_store.write_record(partial, _record(model, scheme, end_tokens(checkpoint)))
     onnx_store.remember(request, key)
     return folder
 
 
-def _compile(request: Request, scheme: Scheme, folder: Path, progress: Progress) -> None:
-    checkpoint = open_checkpoint(request.path)
-    family, config, head, keymap = recognise(checkpoint, request.task)
-    with torch.device("meta"):
-        model = family.build(config, head)
-    wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}
-    plan = keymap.plan(checkpoint.tensors, wanted)
-    plan.report.require(str(checkpoint.path))
-    for module in plan.report.absent:
-        setattr(model, module, None)
+def _compile(model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: Progress, name: str) -> None:
     written = 0
 
     def wrote(count: int) -> None:
@@ -70,25 +70,27 @@ def _compile(request: Request, scheme: Scheme, folder: Path, progress: Progress)
         written += count
         progress.done(written)
 
-    progress.stage(f"compiling {request.path.name}", _estimate(model, scheme))
+    progress.stage(f"compiling {name}", _estimate(model, scheme))
     graph = Graph(folder, progress=wrote)
     try:
-        interface = write_network(graph, model, PlannedWeights(plan), scheme)
+        write_network(graph, model, PlannedWeights(plan), scheme)
         graph.finish()
     finally:
         graph.close()
-    onnx_store.write_record(
-        folder,
-        {
-            "family": family.name,
-            "head": head,
-            "config": _plain(config, model),
-            "end_tokens": list(end_tokens(checkpoint)),
-            "interface": asdict(interface),
-            "quantize": request.quantize,
-            "source": str(request.path),
-        },
-    )
+
+
+def _record(model: Model, scheme: Scheme, ends: tuple[int, ...]) -> dict[str, Any]:
+    """What is asked of a compiled model while it runs."""
+    config: dict[str, Any] = model.config.to_dict()
+    config["max_positions"] = getattr(model, "longest", config["max_positions"])
+    return {
+        "family": model.family.name,
+        "head": model.head_name,
+        "config": config,
+        "end_tokens": list(ends),
+        "interface": asdict(interface_of(model)),
+        "bits": scheme.bits,
+    }
 
 
 class PlannedWeights:
@@ -132,12 +134,3 @@ def _estimate(model: Model, scheme: Scheme) -> int:
     head = sum(p.numel() for name, p in model.named_parameters() if "head" in name or "embeddings" in name)
     rest = model.num_parameters() - head
     return (head * scheme.head_bits + rest * scheme.bits) // 8
-
-
-def _plain(config: Any, model: Model) -> dict[str, Any]:
-    """The configuration as JSON, with what is computed from it and asked for while running."""
-    values: dict[str, Any] = config.to_dict()
-    longest = getattr(model, "longest", None)
-    if longest is not None:
-        values["max_positions"] = longest
-    return values

@@ -88,9 +88,8 @@ def embed(
 ) -> Stream:
     """Token ids `[batch, time]` -> states; `shared` where the head has the same matrix."""
     x = e.linear.look_up(ids, f"{name}.token", module.token, shared=shared)
-    scale = getattr(module, "scale", 1.0)
-    if scale != 1.0:
-        x = e.graph.node("Mul", x, e.graph.constant(f"{name}.scale", np.array(scale, np.float32)))
+    if module.scale != 1.0:
+        x = e.graph.node("Mul", x, e.graph.constant(f"{name}.scale", np.array(module.scale, np.float32)))
     for part, given in ((module.segment, segments), (module.position, positions)):
         if part is not None:
             table = "segment" if part is module.segment else "position"
@@ -120,7 +119,7 @@ def _layer(e: Emitter, layer: Layer, name: str, index: int, stream: Stream) -> S
     )
     for half, work in halves:
         before, place = getattr(layer, f"{half}_norm"), f"{name}.{half}_norm"
-        after = getattr(layer, f"{half}_output_norm", None)
+        after = getattr(layer, f"{half}_output_norm")
         if layer.norm_first:
             normed, base = norm(e, before, place, stream)
         else:
@@ -137,26 +136,25 @@ def _layer(e: Emitter, layer: Layer, name: str, index: int, stream: Stream) -> S
 def norm(e: Emitter, module: nn.Module, name: str, stream: Stream) -> tuple[Value, Value]:
     """What a stream comes to, normalised, and as it is."""
     if type(module) is RMSNorm:
-        weight = e.linear.weights.read(f"{name}.weight") + np.float32(getattr(module, "offset", 0.0))
+        weight = e.linear.weights.read(f"{name}.weight") + np.float32(module.offset)
         scale = e.graph.constant(f"{name}.weight", weight)
         if stream.delta is None:
             return e.graph.node("SimplifiedLayerNormalization", stream.base, scale, epsilon=module.eps), stream.base
-        inputs = (stream.base, stream.delta, scale, stream.bias)
-        normed, *_, base = e.graph.split(
-            "SkipSimplifiedLayerNormalization", *inputs, outputs=4, domain="com.microsoft", epsilon=module.eps
-        )
-        return normed, base
+        return _skipping(e, "SkipSimplifiedLayerNormalization", module.eps, stream, scale)
     if type(module) is LayerNorm:
         scale, shift = e.vector(f"{name}.weight"), e.vector(f"{name}.bias")
         if stream.delta is None:
             normed = e.graph.node("LayerNormalization", stream.base, scale, shift, epsilon=module.eps)
             return normed, stream.base
-        inputs = (stream.base, stream.delta, scale, shift, stream.bias)
-        normed, *_, base = e.graph.split(
-            "SkipLayerNormalization", *inputs, outputs=4, domain="com.microsoft", epsilon=module.eps
-        )
-        return normed, base
+        return _skipping(e, "SkipLayerNormalization", module.eps, stream, scale, shift)
     raise _unknown(module)
+
+
+def _skipping(e: Emitter, kind: str, eps: float, stream: Stream, *weights: Value) -> tuple[Value, Value]:
+    """A norm that adds up its stream first."""
+    inputs = (stream.base, stream.delta, *weights, stream.bias)
+    normed, *_, base = e.graph.split(kind, *inputs, outputs=4, domain="com.microsoft", epsilon=eps)
+    return normed, base
 
 
 def _settled(e: Emitter, stream: Stream) -> Value:
@@ -181,7 +179,7 @@ def _attention(e: Emitter, module: Attention, name: str, index: int, x: Value) -
     )
     packed = e.biased(*e.linear(x, *parts))
     inputs: tuple[Value | None, ...] = (packed, None, None)
-    if getattr(module, "query_norm", None) is not None:
+    if module.query_norm is not None and module.key_norm is not None:
         sizes = np.array([each.count * each.padded for each in (of_query, of_key, of_value)])
         query, key, value = e.graph.split(
             "Split", packed, e.graph.constant(f"sizes{sizes.tolist()}", sizes), outputs=3, axis=-1
@@ -221,7 +219,7 @@ def _head_norm(e: Emitter, module: nn.Module, name: str, heads: Heads, x: Value)
     if type(module) is not RMSNorm:
         raise _unknown(module)
     share = heads.padded / heads.width
-    weight = (e.linear.weights.read(f"{name}.weight") + np.float32(getattr(module, "offset", 0.0))) / share**0.5
+    weight = (e.linear.weights.read(f"{name}.weight") + np.float32(module.offset)) / share**0.5
     weight = Heads(1, heads.width, heads.halves).fill(weight.astype(np.float32))
     apart = e.graph.constant(f"apart{heads.padded}", np.array([0, 0, -1, heads.padded]))
     joined = e.graph.constant(f"joined{heads.count * heads.padded}", np.array([0, 0, heads.count * heads.padded]))
@@ -240,7 +238,7 @@ def _turning(e: Emitter, rotary: RotaryPositions, heads: Heads) -> tuple[Value, 
     angles = torch.outer(torch.arange(e.longest).float(), frequencies)
     filled = torch.zeros(e.longest, heads.padded // 2)
     filled[:, : angles.shape[1]] = angles
-    name = f"rotary{hash((rotary.theta, rotary.scaling)) & 0xFFFFFFFF:x}"
+    name = f"rotary({rotary.extra_repr()})"
     return (
         e.graph.constant(f"{name}.cos", filled.cos().numpy()),
         e.graph.constant(f"{name}.sin", filled.sin().numpy()),
@@ -295,10 +293,9 @@ def head(e: Emitter, module: nn.Module, name: str, x: Value, *, tied: str | None
     match module:
         case LanguageModelHead():
             logits = e.biased(*e.linear(x, Part(tied or name, module), head=True))
-            cap = getattr(module, "softcap", None)
-            if cap is None:
+            if module.softcap is None:
                 return logits
-            limit = e.graph.constant("softcap", np.array(cap, np.float32))
+            limit = e.graph.constant("softcap", np.array(module.softcap, np.float32))
             return e.graph.node("Mul", e.graph.node("Tanh", e.graph.node("Div", logits, limit)), limit)
         case MaskedLanguageModelHead():
             inner = activated(e, module.activation, *e.linear(x, Part(f"{name}.dense", module.dense)))

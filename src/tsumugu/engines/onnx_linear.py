@@ -1,4 +1,4 @@
-"""Linear maps in a graph: several matrices as one, heads filled up to the width ONNX Runtime wants, whole or quantised."""
+"""Linear maps in a graph: several matrices as one, whole or quantised, heads of the width that ONNX Runtime wants."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Linears:
         Args:
             head: over the vocabulary: kept as the scheme says for that, and laid out as an embedding is.
         """
-        key = parts[0].name if len(parts) == 1 else "+".join((parts[0].name, *(p.name.split(".")[-1] for p in parts[1:])))
+        key = "+".join((parts[0].name, *(part.name.split(".")[-1] for part in parts[1:])))
         bias = None
         if parts[0].module.bias is not None:
             bias = self.graph.constant(f"{key}.bias", np.concatenate([part.bias(self.weights) for part in parts]))
@@ -113,20 +113,22 @@ class Linears:
             return self.graph.node("MatMul", x, matrix), bias
         packed = self._packed(parts, bits)
         numbers, scales, *zeros = self._stored(key, packed)
-        return self.graph.fused(
+        columns = parts[0].columns
+        y = self.graph.fused(
             "MatMulNBits",
             x,
             numbers,
             scales,
-            *(zeros or [None]),
+            zeros[0] if zeros else None,
             None,
             bias,
-            K=parts[0].module.in_features if parts[0].columns is None else parts[0].columns.count * parts[0].columns.padded,
+            K=parts[0].module.in_features if columns is None else columns.count * columns.padded,
             N=len(packed.numbers),
             bits=packed.bits,
             block_size=packed.group,
             accuracy_level=4,
-        ), None
+        )
+        return y, None
 
     def table(self, name: str) -> Value:
         """A matrix `[rows, dim]` as the checkpoint has it."""
@@ -136,26 +138,29 @@ class Linears:
         """The rows of an embedding, `ids` `[…]` -> `[…, dim]`; quantised where the head's matrix is the same."""
         if not shared or self.scheme.head_bits == 32:
             return self.graph.node("Gather", self.table(name), ids, axis=0)
-        packed = self._packed((Part(name, nn.Linear(module.embedding_dim, module.num_embeddings, device="meta")),), 8)
-        numbers, scales, *_ = self._stored(name, packed)
+        whole = nn.Linear(module.embedding_dim, module.num_embeddings, bias=False, device="meta")
+        packed = self._packed((Part(name, whole),), self.scheme.head_bits)
+        _, scales, *_ = self._stored(name, packed)
         rows = packed.numbers.reshape(len(packed.numbers), -1)
         flat = self.graph.constant(f"{name}.rows", rows, stored_as=f"{name}.numbers")
         return self.graph.fused(
-            "GatherBlockQuantized", flat, ids, scales, bits=8, block_size=packed.group, gather_axis=0, quantize_axis=1
+            "GatherBlockQuantized",
+            flat,
+            ids,
+            scales,
+            bits=packed.bits,
+            block_size=packed.group,
+            gather_axis=0,
+            quantize_axis=1,
         )
 
     def _packed(self, parts: Sequence[Part], bits: int) -> Packed:
-        group = self.scheme.group_for(parts[0].module.in_features, bits)
         own = [self.weights.blocks(f"{part.name}.weight") if part.plain else None for part in parts]
-        found = [each for each in own if each is not None and each.bits == bits]
-        if len(found) == len(parts):
-            return Packed(
-                bits,
-                found[0].group,
-                np.concatenate([each.numbers for each in found]),
-                np.concatenate([each.scales for each in found]),
-                None,
-            )
+        found = [each for each in own if each is not None and (each.bits == bits or self.scheme.as_found)]
+        if len(found) == len(parts) and len({each.bits for each in found}) == 1:
+            numbers = np.concatenate([each.numbers for each in found])
+            return Packed(found[0].bits, found[0].group, numbers, np.concatenate([each.scales for each in found]), None)
+        group = self.scheme.group_for(parts[0].module.in_features, bits)
         return quantized(_stack([part.matrix(self.weights) for part in parts]), bits, group)
 
     def _stored(self, key: str, packed: Packed) -> list[Value]:

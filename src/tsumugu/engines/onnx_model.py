@@ -31,7 +31,7 @@ class OnnxModel:
         head_name: what it predicts, a key of `tsumugu.models.base.HEADS`.
         config: its hyperparameters, as attributes.
         end_tokens: what ends a text.
-        quantize: None, "int8" or "int4".
+        bits: of its matrices: 32, 8 or 4.
         folder: the compiled files.
         path, source: the checkpoint, and what was asked for.
         interface: how the graph is called.
@@ -41,7 +41,7 @@ class OnnxModel:
     head_name: str
     config: Any
     end_tokens: tuple[int, ...]
-    quantize: str | None
+    bits: int
     folder: Path
     path: Path
     source: str
@@ -90,7 +90,7 @@ def open_compiled(folder: Path, *, path: Path, source: str, threads: int = 0) ->
         head_name=record["head"],
         config=SimpleNamespace(**values),
         end_tokens=tuple(record["end_tokens"]),
-        quantize=record["quantize"],
+        bits=record["bits"],
         folder=folder,
         path=path,
         source=source,

@@ -1,4 +1,4 @@
-"""A whole network written into a graph: what goes in, the blocks in the order in which its family wires them, what comes out.
+"""A whole network written into a graph: what goes in, the blocks in the order of their wiring, what comes out.
 
 Decoders read tokens behind those they have read, with keys and values in buffers that are written in place; encoders
 read whole texts, padded on the right.
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tsumugu.core.errors import ConfigError
-from tsumugu.engines.onnx_emit import Emitter, Stream, embed, head, stack
+from tsumugu.engines.onnx_emit import Emitter, embed, head, stack
 from tsumugu.engines.onnx_graph import Graph, Value
 from tsumugu.engines.onnx_linear import HEAD_UNIT, Linears, Weights
 from tsumugu.engines.onnx_weights import Scheme
@@ -31,7 +32,6 @@ class Interface:
         layers, kv_heads, head_dim: of the buffers of keys and values.
         positions: whether position ids are asked for, and where these begin.
         segments: whether segment ids are asked for.
-        outputs: what a run gives, by name.
     """
 
     kind: str
@@ -40,10 +40,23 @@ class Interface:
     head_dim: int = 0
     positions: int | None = None
     segments: bool = False
-    outputs: tuple[str, ...] = ()
 
 
-def write_network(graph: Graph, model: Model, weights: Weights, scheme: Scheme) -> Interface:
+def interface_of(model: Model) -> Interface:
+    """How the graph of `model` is called."""
+    assert isinstance(model, Decoder | Encoder)
+    config, embeddings = model.config, model.embeddings
+    positions = None if embeddings.position is None else 0
+    if isinstance(model, Decoder):
+        width = -(-config.head_dim // HEAD_UNIT) * HEAD_UNIT
+        return Interface("decoder", config.num_layers, config.num_kv_heads, width, positions, False)
+    if positions is not None:
+        other = next(token for token in range(config.vocab_size) if token != config.pad_token_id)
+        positions = int(model.positions(torch.tensor([[other]]))[0, 0])
+    return Interface("encoder", positions=positions, segments=embeddings.segment is not None)
+
+
+def write_network(graph: Graph, model: Model, weights: Weights, scheme: Scheme) -> None:
     """Write `model`, built without weights, to `graph`.
 
     Raises:
@@ -51,67 +64,58 @@ def write_network(graph: Graph, model: Model, weights: Weights, scheme: Scheme) 
     """
     linear = Linears(graph, weights, scheme)
     if isinstance(model, Decoder) and type(model).forward is Decoder.forward and model.head_name == "causal-lm":
-        return _decoder(linear, model)
-    if isinstance(model, Encoder) and type(model).forward is Encoder.forward and model.head_name != "pretraining":
-        return _encoder(linear, model)
-    raise ConfigError(
-        f"a {model.family.name} model with head {model.head_name!r} has no form in an ONNX graph yet",
-        where="engine",
-        mend="choose engine='torch'",
-    )
-
-
-def _decoder(linear: Linears, model: Decoder) -> Interface:
-    graph, config = linear.graph, model.config
-    layers, kv_heads = config.num_layers, config.num_kv_heads
-    ids = graph.input("input_ids", np.int64, ("batch", "time"))
-    positions = None
-    if model.embeddings.position is not None:
-        positions = graph.input("position_ids", np.int64, ("batch", "time"))
-    wanted = graph.input("wanted", np.int64, ("batch", "kept", 1))
-    lengths = graph.input("lengths", np.int32, ("batch",))
-    total = graph.input("total", np.int32, ())
-    width = -(-config.head_dim // HEAD_UNIT) * HEAD_UNIT
-    shape = ("batch", kv_heads, "capacity", width)
-    past = tuple(
-        (
-            graph.input(f"past_key_{index}", np.float32, shape),
-            graph.input(f"past_value_{index}", np.float32, shape),
+        _decoder(linear, model)
+    elif isinstance(model, Encoder) and type(model).forward is Encoder.forward and model.head_name != "pretraining":
+        _encoder(linear, model)
+    else:
+        raise ConfigError(
+            f"a {model.family.name} model with head {model.head_name!r} has no form in an ONNX graph yet",
+            where="engine",
+            mend="choose engine='torch'",
         )
-        for index in range(layers)
-    )
-    e = Emitter(linear, lengths, total, True, past, _rotary(model, layers), _windows(config, layers), config.max_positions)
+
+
+def _decoder(linear: Linears, model: Decoder) -> None:
+    graph, config, interface = linear.graph, model.config, interface_of(model)
+    ids = graph.input("input_ids", np.int64, ("batch", "time"))
+    positions = _positions(graph, interface)
+    wanted = graph.input("wanted", np.int64, ("batch", "kept", 1))
+    lengths, total = _lengths(graph)
+    shape = ("batch", interface.kv_heads, "capacity", interface.head_dim)
+    names = [(f"past_key_{index}", f"past_value_{index}") for index in range(interface.layers)]
+    past = tuple((graph.input(key, np.float32, shape), graph.input(value, np.float32, shape)) for key, value in names)
+    rotary: Any = tuple(model.rotary) if isinstance(model.rotary, nn.ModuleList) else (model.rotary,) * len(past)
+    windows = getattr(config, "windows", None) or (getattr(config, "window", None),) * len(past)
+    e = Emitter(linear, lengths, total, True, past, rotary, tuple(windows), config.max_positions)
     tied = model.tied.get("head.weight", "").removesuffix(".weight") or None
     stream = embed(e, model.embeddings, "embeddings", ids, positions, None, tied == "embeddings.token")
     states = stack(e, model.decoder, "decoder", stream)
-    states = graph.node("GatherND", states, wanted, batch_dims=1)
     assert model.head is not None
-    logits = head(e, model.head, "head", states, tied=tied)
+    logits = head(e, model.head, "head", graph.node("GatherND", states, wanted, batch_dims=1), tied=tied)
     graph.output("logits", logits, np.float32, ("batch", "kept", config.vocab_size))
-    return Interface("decoder", layers, kv_heads, width, None if positions is None else 0, False, ("logits",))
 
 
-def _encoder(linear: Linears, model: Encoder) -> Interface:
-    graph, config = linear.graph, model.config
+def _encoder(linear: Linears, model: Encoder) -> None:
+    graph, config, interface = linear.graph, model.config, interface_of(model)
     ids = graph.input("input_ids", np.int64, ("batch", "time"))
-    positions = segments = begin = None
-    if model.embeddings.position is not None:
-        positions = graph.input("position_ids", np.int64, ("batch", "time"))
-        other = next(token for token in range(config.vocab_size) if token != config.pad_token_id)
-        begin = int(model.positions(torch.tensor([[other]]))[0, 0])
-    if model.embeddings.segment is not None:
-        segments = graph.input("token_type_ids", np.int64, ("batch", "time"))
-    lengths = graph.input("lengths", np.int32, ("batch",))
-    total = graph.input("total", np.int32, ())
+    positions = _positions(graph, interface)
+    segments = graph.input("token_type_ids", np.int64, ("batch", "time")) if interface.segments else None
+    lengths, total = _lengths(graph)
     none = (None,) * config.num_layers
     e = Emitter(linear, lengths, total, False, (), none, none, config.max_positions)
     tied = model.tied.get("head.decoder.weight", "").removesuffix(".weight") or None
     stream = embed(e, model.embeddings, "embeddings", ids, positions, segments, tied == "embeddings.token")
     states = stack(e, model.encoder, "encoder", stream)
-    outputs = _answers(e, model, states, tied)
-    for name, (value, shape) in outputs.items():
+    for name, (value, shape) in _answers(e, model, states, tied).items():
         graph.output(name, value, np.float32, shape)
-    return Interface("encoder", config.num_layers, 0, 0, begin, segments is not None, tuple(outputs))
+
+
+def _positions(graph: Graph, interface: Interface) -> Value | None:
+    return None if interface.positions is None else graph.input("position_ids", np.int64, ("batch", "time"))
+
+
+def _lengths(graph: Graph) -> tuple[Value, Value]:
+    return graph.input("lengths", np.int32, ("batch",)), graph.input("total", np.int32, ())
 
 
 def _answers(
@@ -135,13 +139,3 @@ def _answers(
         case "question-answering":
             return {"spans": (answer, ("batch", "time", 2))}
     return {"logits": (answer, ("batch", labels) if of_text else ("batch", "time", labels))}
-
-
-def _rotary(model: Decoder, layers: int) -> Any:
-    given: Any = model.rotary
-    return tuple(given) if isinstance(given, list | tuple) else (given,) * layers
-
-
-def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
-    windows = getattr(config, "windows", None)
-    return (getattr(config, "window", None),) * layers if windows is None else tuple(windows)

@@ -1,4 +1,4 @@
-"""A compiled decoder's texts being continued: one allocation of keys and values, written in place, nothing copied back."""
+"""A compiled decoder's texts being continued: keys and values allocated once and written in place."""
 
 from __future__ import annotations
 

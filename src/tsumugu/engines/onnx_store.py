@@ -34,7 +34,7 @@ class Request:
     Attributes:
         path: a folder or a file of weights.
         task: a head, or a task, as it was asked for; None for the checkpoint's own.
-        quantize: None, "int8" or "int4".
+        quantize: None, "auto", "int8" or "int4".
         group: numbers that share a scale; 0 for what suits each matrix.
     """
 
@@ -49,8 +49,11 @@ class Request:
             return [self.path]
         return sorted(each for each in self.path.iterdir() if each.suffix in CHECKPOINT_SUFFIXES and each.is_file())
 
-    def options(self) -> list[Any]:
-        return [COMPILER, __version__, self.task, self.quantize, self.group]
+    @property
+    def name(self) -> str:
+        """What was asked for, in a few letters."""
+        asked = [COMPILER, __version__, str(self.path.resolve()), self.task, self.quantize, self.group]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
 
 def compiled() -> Path:
@@ -70,9 +73,12 @@ def find(request: Request) -> Path | None:
     return None
 
 
-def key_of(request: Request) -> str:
-    """The name of the compiled form, from the content of all files. Takes about a second for each gigabyte."""
-    digest = hashlib.sha256(json.dumps(request.options()).encode())
+def key_of(request: Request, options: Sequence[Any]) -> str:
+    """The name of the compiled form: of all files' content, and of what else it depends on.
+
+    Reading takes about a second for each gigabyte.
+    """
+    digest = hashlib.sha256(json.dumps([COMPILER, __version__, *options]).encode())
     buffer = bytearray(PIECE)
     view = memoryview(buffer)
     for path in request.files():
@@ -88,7 +94,7 @@ def remember(request: Request, key: str) -> None:
     path = _known(request)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"key": key, "files": _stamps(request.files()), "path": str(request.path)}), "utf-8")
+    partial.write_text(json.dumps({"key": key, "files": _stamps(request.files())}), "utf-8")
     partial.replace(path)
 
 
@@ -133,8 +139,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _known(request: Request) -> Path:
-    asked = json.dumps([str(request.path.resolve()), *request.options()])
-    return compiled() / "known" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+    return compiled() / "known" / f"{request.name}.json"
 
 
 def _stamps(files: Sequence[Path]) -> list[list[Any]]:

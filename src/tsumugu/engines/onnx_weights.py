@@ -11,7 +11,7 @@ in ggml-quants.c, over fewer candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from tsumugu.core.errors import ConfigError, did_you_mean
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-Quantization = Literal["int8", "int4"]
+QUANTIZATIONS = ("auto", "int8", "int4")
 GROUPS = (32, 64, 128)
 PIECE = 1 << 22
 """Numbers of a matrix that are quantised at a time, to keep the memory small."""
@@ -33,17 +33,19 @@ class Scheme:
 
     Attributes:
         bits: 32, 8 or 4.
-        group: numbers that share a scale; 0 chooses by the width of each matrix.
         head_bits: of the matrix over the vocabulary, whose errors reach the output directly.
+        group: numbers that share a scale; 0 chooses by the width of each matrix.
+        as_found: take over a checkpoint's blocks of whatever number of bits.
     """
 
     bits: int = 32
-    group: int = 0
     head_bits: int = 32
+    group: int = 0
+    as_found: bool = False
 
     @classmethod
-    def parse(cls, quantize: str | None, group: int = 0) -> Scheme:
-        """From None, "int8" or "int4".
+    def parse(cls, quantize: str | None, group: int = 0, *, quantized_already: bool = False) -> Scheme:
+        """From None, "int8", "int4", or "auto": as the checkpoint is, in 8 bits where its blocks are of another kind.
 
         Raises:
             ConfigError: another word, or another size of group.
@@ -53,12 +55,14 @@ class Scheme:
         match quantize:
             case None:
                 return cls()
+            case "auto":
+                return cls(8, 8, group or 32, as_found=True) if quantized_already else cls()
             case "int8":
-                return cls(8, group, 8)
+                return cls(8, 8, group)
             case "int4":
-                return cls(4, group, 8)
+                return cls(4, 8, group)
         raise ConfigError(
-            f"unknown quantisation {quantize!r}", where="quantize", mend=did_you_mean(quantize, ["int8", "int4"])
+            f"unknown quantisation {quantize!r}", where="quantize", mend=did_you_mean(quantize, QUANTIZATIONS)
         )
 
     def group_for(self, width: int, bits: int) -> int:
@@ -126,7 +130,7 @@ def _asymmetric(blocks: Floats) -> tuple[Floats, Bytes, Bytes]:
     low = np.minimum(blocks.min(-1), 0)
     high = np.maximum(blocks.max(-1), 0)
     best = np.full(low.shape, np.inf, np.float32)
-    scales, zeros = np.zeros_like(low), np.zeros(low.shape, np.float32)
+    scales, zeros = np.zeros_like(low), np.zeros_like(low)
     for share in SHRINK:
         scale = (high - low) * (share / np.float32(15))
         safe = np.where(scale > 0, scale, np.float32(1))
@@ -136,16 +140,14 @@ def _asymmetric(blocks: Floats) -> tuple[Floats, Bytes, Bytes]:
         better = loss < best
         best = np.where(better, loss, best)
         scales, zeros = np.where(better, safe, scales), np.where(better, zero, zeros)
-    numbers = np.clip(np.rint(blocks / scales[..., None] + zeros[..., None]), 0, 15)
-    return scales, zeros.astype(np.uint8), numbers.astype(np.uint8)
+    chosen = np.clip(np.rint(blocks / scales[..., None] + zeros[..., None]), 0, 15)
+    return scales, zeros.astype(np.uint8), chosen.astype(np.uint8)
 
 
 def _nibbles(zeros: Bytes) -> Bytes:
     """Numbers below 16, `[rows, groups]`, two to a byte."""
-    if zeros.shape[1] % 2:
-        zeros = np.concatenate((zeros, np.zeros((len(zeros), 1), np.uint8)), axis=1)
-    packed: Bytes = zeros[:, 0::2] | zeros[:, 1::2] << 4
-    return packed
+    even = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+    return (even[:, 0::2] | even[:, 1::2] << 4).astype(np.uint8)
 
 
 def from_gguf(kind: str, blocks: Bytes) -> Packed:
@@ -169,7 +171,9 @@ def dequantized(packed: Packed, width: int) -> Floats:
     numbers: NDArray[Any] = packed.numbers
     middle: NDArray[Any] = np.full(packed.scales.shape, 1 << packed.bits - 1)
     if packed.bits == 4:
-        numbers = np.stack((numbers & 15, numbers >> 4), axis=-1).reshape(*packed.scales.shape, packed.group)
+        numbers = np.stack((packed.numbers & 15, packed.numbers >> 4), axis=-1).reshape(
+            *packed.scales.shape, packed.group
+        )
         if packed.zeros is not None:
             middle = np.stack((packed.zeros & 15, packed.zeros >> 4), axis=-1).reshape(len(numbers), -1)
             middle = middle[:, : numbers.shape[1]]

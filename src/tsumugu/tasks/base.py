@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, did_you_mean
-from tsumugu.engines.torch import load_model
+from tsumugu.engines.load import load_model
 from tsumugu.hub.progress import Progress
-from tsumugu.models.base import Model
 from tsumugu.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsumugu.engines.onnx_model import OnnxModel
+    from tsumugu.models.base import Model
 
 
 class Task(ABC):
@@ -27,16 +30,22 @@ class Task(ABC):
         tokenizer: the model's own.
         batch_size: rows computed together when more than one is given.
         **defaults: options of every call, unless the call says otherwise.
+
+    Attributes:
+        engines: what the task runs on; "auto" takes the quickest.
     """
 
     name: ClassVar[str]
     default_model: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 8, **defaults: Any) -> None:
+    def __init__(self, model: Model | OnnxModel, tokenizer: Tokenizer, *, batch_size: int = 8, **defaults: Any) -> None:
         if batch_size < 1:
             raise InputError(f"{batch_size} rows are no batch", where="batch_size", mend="at least 1")
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        # A task that runs on torch alone is never handed anything else.
+        self.model: Any = model
+        self.tokenizer, self.batch_size = tokenizer, batch_size
         self.defaults = self._checked(defaults)
 
     @classmethod
@@ -47,11 +56,24 @@ class Task(ABC):
         tokenizer: Tokenizer | str | Path | None = None,
         dtype: str = "float32",
         device: str = "cpu",
+        engine: str | None = None,
+        quantize: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Self:
-        """Load the model with the task's head, and its tokenizer."""
-        model = load_model(source, dtype=dtype, device=device, task=cls.name, progress=progress)
+        """Load the model with the task's head, and its tokenizer.
+
+        Raises:
+            InputError: the task does not run on that engine.
+        """
+        chosen = engine or ("torch" if quantize is None else "onnx")
+        if chosen == "auto" and "onnx" not in cls.engines:
+            chosen = "torch"
+        if chosen == "onnx" and "onnx" not in cls.engines:
+            raise InputError(f"{cls.name} runs on torch only", where="engine", mend="choose engine='torch'")
+        model = load_model(
+            source, dtype=dtype, device=device, engine=chosen, quantize=quantize, task=cls.name, progress=progress
+        )
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
         return cls(model, tokenizer, **options)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import TASKS
-from tsumugu.models.base import Model
 from tsumugu.tasks.base import Task
 from tsumugu.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsumugu.engines.onnx_model import OnnxModel
+    from tsumugu.models.base import Model
 
 HEAD_TASKS = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "base": "feature-extraction"}
 """The task that a model is for, by its head, when none is named."""
@@ -18,7 +21,7 @@ HEAD_TASKS = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "base": 
 
 def pipeline(
     task: str | None = None,
-    model: Model | str | Path | None = None,
+    model: Model | OnnxModel | str | Path | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     **options: Any,
 ) -> Task:
@@ -29,20 +32,21 @@ def pipeline(
             sentence-similarity (sts). Taken from the model's head when left out.
         model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
         tokenizer: a source or a tokenizer; the model's own when left out.
-        **options: `dtype`, `device`, `batch_size`, `progress`, and options of the task for every call.
+        **options: `dtype`, `device`, `engine`, `quantize`, `batch_size`, `progress`, and options of the task for every
+            call.
 
     Raises:
         UnknownNameError: there is no such task; the nearest is named.
         InputError: the task needs a model to be named.
     """
     if task is None:
-        if not isinstance(model, Model):
+        if model is None or isinstance(model, str | Path):
             raise InputError("name a task, or hand in a loaded model", where="task")
         task = HEAD_TASKS.get(model.head_name)
         if task is None:
             raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
     kind: type[Task] = TASKS[task]
-    if isinstance(model, Model):
+    if model is not None and not isinstance(model, str | Path):
         if not isinstance(tokenizer, Tokenizer):
             source = tokenizer if tokenizer is not None else model.path
             if source is None:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from tsumugu.core.tensors import convert_tensor as convert_tensor
     from tsumugu.corpus.prepare import prepare as prepare
     from tsumugu.corpus.shards import Corpus as Corpus
+    from tsumugu.data.labelled.load import load_examples as load_examples
+    from tsumugu.data.labelled.load import load_splits as load_splits
     from tsumugu.engines.load import load_model as load_model
     from tsumugu.engines.torch import save_model as save_model
+    from tsumugu.evaluation.evaluate import evaluate as evaluate
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
     from tsumugu.tasks.pipeline import pipeline as pipeline
@@ -35,8 +38,11 @@ _HOMES = {
     "TensorFormat": "tsumugu.core.tensors",
     "TsumuguError": "tsumugu.core.errors",
     "convert_tensor": "tsumugu.core.tensors",
+    "evaluate": "tsumugu.evaluation.evaluate",
     "generate": "tsumugu.generation.generate",
+    "load_examples": "tsumugu.data.labelled.load",
     "load_model": "tsumugu.engines.load",
+    "load_splits": "tsumugu.data.labelled.load",
     "load_tensors": "tsumugu.checkpoints.load",
     "load_tokenizer": "tsumugu.checkpoints.load",
     "pipeline": "tsumugu.tasks.pipeline",

@@ -1,0 +1,169 @@
+"""``tsumugu evaluate``: how well a model, a file of predictions or a baseline solves labelled data."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from tsumugu.cli.console import progress, stderr, stdout
+from tsumugu.cli.downloads import downloads
+from tsumugu.cli.options import Device, DType, GenerationFlags, Model, Quiet
+from tsumugu.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tsumugu.evaluation.evaluate import Evaluation
+
+_DATA = Group("Data", sort_key=1)
+_SCORES = Group("Scores", sort_key=2)
+Pairs = Annotated[list[str] | None, Parameter(negative="")]
+
+
+def evaluate(
+    data: str,
+    /,
+    *,
+    model: Model = None,
+    task: Annotated[str | None, Parameter(help="What the model solves; the usual task of the data.")] = None,
+    predictions: Annotated[Path | None, Parameter(("--predictions", "-p"), help="A file of answers.")] = None,
+    column: Annotated[str | None, Parameter(help="The column of the predictions.")] = None,
+    baseline: Annotated[
+        str | None, Parameter(help="majority, tfidf, embeddings, token-majority, overlap, lead or copy.")
+    ] = None,
+    embedder: Annotated[str, Parameter(help="The model of the baseline embeddings.")] = "minilm",
+    label_map: Annotated[
+        list[str] | None, Parameter(negative="", help="THEIRS=OURS: the data's name for a label of the model.")
+    ] = None,
+    name: Annotated[str | None, Parameter(help="What the system is called.")] = None,
+    output: Annotated[
+        Path | None, Parameter(("--output", "-o"), help="A folder for results.json, predictions.jsonl, report.html.")
+    ] = None,
+    language: Annotated[Literal["en", "ja"], Parameter(help="Of the report.")] = "en",
+    json: Annotated[bool, Parameter(negative="", help="The results as JSON.")] = False,
+    split: Annotated[str, Parameter(group=_DATA, help="Of a folder or a data set.")] = "test",
+    train: Annotated[
+        str | None, Parameter(group=_DATA, help="What a baseline learns from, and whose labels hold.")
+    ] = None,
+    kind: Annotated[str | None, Parameter(group=_DATA, help="Of the data; guessed from its columns.")] = None,
+    format: Annotated[str | None, Parameter(group=_DATA, help="Overrules the suffix: jsonl, conll, glue, …")] = None,
+    columns: Annotated[
+        list[str] | None, Parameter(group=_DATA, negative="", help="PART=COLUMN, such as text=review.")
+    ] = None,
+    skip: Annotated[bool, Parameter(group=_DATA, negative="", help="Pass over bad rows, and say which.")] = False,
+    limit: Annotated[int | None, Parameter(group=_DATA, help="Only so many examples.")] = None,
+    metric: Annotated[str | None, Parameter(group=_SCORES, help="The one that ranks.")] = None,
+    slice_by: Annotated[
+        list[str] | None, Parameter(group=_SCORES, negative="", help="A column whose values make slices.")
+    ] = None,
+    rules: Annotated[
+        Literal["squad", "japanese"] | None, Parameter(group=_SCORES, help="How answers are compared.")
+    ] = None,
+    tokens: Annotated[
+        Literal["auto", "words", "characters", "mecab"], Parameter(group=_SCORES, help="How texts are cut.")
+    ] = "auto",
+    confidence: Annotated[float, Parameter(group=_SCORES, help="Of intervals.")] = 0.95,
+    resamples: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 1000,
+    seed: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 0,
+    batch_size: Annotated[int, Parameter(help="Rows computed together.")] = 8,
+    dtype: DType = "float32",
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    flags: GenerationFlags | None = None,
+) -> None:
+    """Score what a model, a file of predictions or a baseline answers to DATA.
+
+    Parameters
+    ----------
+    data
+        A file, a folder with train, validation and test files, or hf:NAME.
+    """
+    from tsumugu.evaluation.evaluate import evaluate as run
+    from tsumugu.evaluation.evaluate import read_data
+    from tsumugu.evaluation.results import Settings
+
+    reading = reading_options(format, columns, skip=skip)
+    reading["keep"] = tuple(slice_by or ())
+    examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
+    for problem in examples.problems:
+        stderr().print(f"passed over: {problem}", style="dim", markup=False)
+    solver: Any = None
+    if model is not None or (predictions is None and baseline is None and task is not None):
+        from tsumugu.evaluation.solving import task_for
+        from tsumugu.tasks.pipeline import pipeline
+
+        chosen = task_for(examples.kind, task)
+        with downloads(quiet=quiet) as watch:
+            solver = pipeline(task or chosen, model, dtype=dtype, device=device, batch_size=batch_size, progress=watch)
+    with progress(quiet=quiet) as display:
+        bar = display.add_task("evaluating", total=len(examples) if limit is None else min(limit, len(examples)))
+        found = run(
+            examples,
+            model=solver,
+            predictions=predictions,
+            column=column,
+            baseline=baseline,
+            train=learned,
+            limit=limit,
+            name=name or (model if solver is not None else None),
+            metric=metric,
+            slice_by=slice_by or (),
+            label_map=pairs(label_map, "--label-map"),
+            options=(flags or GenerationFlags()).chosen(),
+            embedder=embedder,
+            rules=rules,
+            tokens=tokens,
+            settings=Settings(resamples, confidence, seed),
+            progress=lambda count: display.advance(bar, count),
+        )
+    if output is not None:
+        found.save(output, language=language)
+    if json:
+        print(jsonlib.dumps(found.results.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        stdout().print(_table(found))
+        if output is not None and not quiet:
+            stderr().print(f"wrote {output / 'results.json'}, predictions.jsonl and report.html", markup=False)
+
+
+def reading_options(format: str | None, columns: Sequence[str] | None, *, skip: bool) -> dict[str, Any]:
+    """What `load_examples` takes, from the flags of a verb."""
+    return {
+        "format": format,
+        "columns": pairs(columns, "--columns"),
+        "on_problem": "skip" if skip else "raise",
+    }
+
+
+def pairs(given: Sequence[str] | None, option: str) -> dict[str, str] | None:
+    """``NAME=VALUE`` flags as a mapping; several may stand in one, divided by commas."""
+    if not given:
+        return None
+    found: dict[str, str] = {}
+    for each in (part for one in given for part in one.split(",")):
+        key, equals, value = each.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f"{each!r} is no NAME=VALUE", where=option)
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _table(found: Evaluation) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    results = found.results
+    title = f"{results.system}: {results.kind}, {results.examples:,} examples of {results.source}"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("metric", "value", f"{results.settings.confidence:.0%} interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, score in results.scores.items():
+        digits = 2 if name in ("bleu", "chrf") else 4
+        interval = f"{score.low:.{digits}f} to {score.high:.{digits}f}"
+        table.add_row(name, f"{score.value:.{digits}f}", interval, style="bold" if name == results.primary else None)
+    return table

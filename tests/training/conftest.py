@@ -1,11 +1,13 @@
-"""What the training tests share: undisturbed runs to compare with."""
+"""What the training tests share: undisturbed runs to compare with, and ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from tests.training.rank_groups import Ranks
 from tests.training.recipes import recipe
 
 from tsumugu.training.pretrain import train
@@ -13,14 +15,25 @@ from tsumugu.training.pretrain import train
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a whole run of a kind, made once."""
+    """The folder of a whole run of a kind, made once, by one thread."""
     made: dict[str, Path] = {}
 
     def run(kind: str) -> Path:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
             train(recipe(folder, kind), folder / "run", quiet=True)
+            torch.set_num_threads(threads)
             made[kind] = folder / "run"
         return made[kind]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Ranks]:
+    """Starts several ranks."""
+    ranks = Ranks()
+    yield ranks
+    ranks.close()

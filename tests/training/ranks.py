@@ -4,9 +4,10 @@ Started as `ranks.py RESULTS TENSOR CHECK…` by torchrun, once for each rank. E
 writes them all to RESULTS. It is a small training loop of its own: every micro-batch is a function of (step, number),
 and losses are divided by the count of the whole step.
 
-Started without arguments it reads one JSON object a line, {"ranks", "arguments", "environment"}, starts so many ranks
-as children of its own, which need not import torch again, and answers with {"codes", "errors"}: how each left (minus
-the signal that killed it) and what it printed to stderr.
+Started without arguments it reads one JSON object a line, {"ranks", "arguments", "environment", "kill", "after"},
+starts so many ranks as children of its own, which need not import torch again, kills those of "kill" after so many
+seconds, and answers with {"codes", "errors", "seconds"}: how each left (minus the signal that killed it), what it
+printed to stderr, and how long they took. If the first argument is `tsumugu`, the ranks run that program with the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from tsumugu.cli import main
 from tsumugu.core.errors import CheckpointError, ConfigError, InputError, TsumuguError
 from tsumugu.core.registry import FAMILIES
 from tsumugu.training.distributed import World
@@ -313,8 +315,10 @@ def fails(world: World, folder: Path) -> None:
     world.sum([1])
 
 
-def run(results: str, tensor: str, *names: str) -> None:
+def run(results: str, tensor: str = "1", *names: str) -> None:
     torch.set_num_threads(1)
+    if results == "tsumugu":
+        main([tensor, *names])
     found = {}
     try:
         with World.open(tensor=int(tensor), device="cpu", patience=30.0) as world:
@@ -348,15 +352,27 @@ def child(task: dict[str, Any], rank: int, errors: Path) -> int:
 
 
 def serve() -> None:
-    build_optimizer(built("llama"), OptimizerConfig())  # torch imports more with the first
+    # What children would otherwise import, each anew.
+    import cyclopts  # noqa: F401
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+    import tsumugu.training.pretrain  # noqa: F401
+
+    build_optimizer(built("llama"), OptimizerConfig())
     for line in sys.stdin:
         task = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:
             outputs = [Path(folder, str(rank)) for rank in range(task["ranks"])]
+            began = time.monotonic()
             children = [child(task, rank, output) for rank, output in enumerate(outputs)]
+            if task["kill"]:
+                time.sleep(task["after"])
+                for rank in task["kill"]:
+                    os.kill(children[rank], signal.SIGKILL)  # of one that is done already: it is not waited for yet
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
             errors = [each.read_text("utf-8") for each in outputs]
-        print(json.dumps({"codes": codes, "errors": errors}), flush=True)
+        print(json.dumps({"codes": codes, "errors": errors, "seconds": time.monotonic() - began}), flush=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,9 @@ def weights(folder: Path, name: str | None = None) -> dict[str, Any]:
     found = {}
     place = folder / "checkpoints" / name
     for path in sorted([place / "model.safetensors", *(place / "training" / "sharded").glob("*.safetensors")]):
-        found |= {f"{path.name}/{key}": each for key, each in load_file(path).items()}
+        # What all ranks hold any of them may have written, so the files of ranks are taken together.
+        file = path.name if path.parent == place else "training"
+        found |= {f"{file}/{key}": each for key, each in load_file(path).items()}
     return found
 
 

@@ -5,61 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.training import ranks
-from torch.distributed import TCPStore
+from tests.training.rank_groups import Ranks, free_port
 
 from tsumugu.core.errors import ConfigError, TsumuguError
 from tsumugu.training.distributed import World
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked from one process")
-SCRIPT = Path(ranks.__file__)
-Answer = tuple[list[int], list[str]]
-
-
-class Ranks:
-    """Starts ranks, and keeps the store in which they meet, as torchrun does."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, count: int, *arguments: str, own_store: bool = False, **environment: str) -> Answer:
-        """How each of `count` ranks left, and what it printed to stderr."""
-        store = None if own_store else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port() if store is None else store.port)}
-        if store is not None:
-            where |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-        task = {"ranks": count, "arguments": arguments, "environment": where | environment}
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(task) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        return answer["codes"], answer["errors"]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Ranks]:
-    ranks = Ranks()
-    yield ranks
-    ranks.process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +35,7 @@ def together(group: Ranks, folder: Path) -> Together:
     def found(count: int, tensor: int, *checks: str) -> dict[str, Any]:
         results = folder / "results.json"
         results.unlink(missing_ok=True)
-        codes, errors = group.start(count, str(results), str(tensor), *checks)
+        codes, errors, _ = group.start(count, str(results), str(tensor), *checks)
         assert codes == [0] * count, errors
         assert errors == [""] * count
         found: dict[str, Any] = json.loads(results.read_text("utf-8"))
@@ -188,7 +146,7 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(two: dict[str, Any]) 
 )
 def test_a_failure_is_told_once(group: Ranks, tmp_path: Path, failure: str, told: str) -> None:
     how, victim = failure.split()
-    codes, errors = group.start(3, str(tmp_path / "results"), "1", "fails", FAILURE=failure)
+    codes, errors, _ = group.start(3, str(tmp_path / "results"), "1", "fails", FAILURE=failure)
     lines = "".join(errors).splitlines()
     assert len(lines) == 1, errors
     assert lines[0].startswith("tsumugu: ")
@@ -200,20 +158,20 @@ def test_a_failure_is_told_once(group: Ranks, tmp_path: Path, failure: str, told
 
 
 def test_a_bug_keeps_its_traceback(group: Ranks, tmp_path: Path) -> None:
-    codes, errors = group.start(2, str(tmp_path / "results"), "1", "fails", FAILURE="bug 1")
+    codes, errors, _ = group.start(2, str(tmp_path / "results"), "1", "fails", FAILURE="bug 1")
     assert codes == [1, 1]
     assert errors[0] == ""
     assert "ZeroDivisionError: a bug" in errors[1]
 
 
 def test_rank_0_that_is_killed_with_its_store_is_noticed(group: Ranks, tmp_path: Path) -> None:
-    codes, errors = group.start(2, str(tmp_path / "results"), "1", "fails", own_store=True, FAILURE="killed 0")
+    codes, errors, _ = group.start(2, str(tmp_path / "results"), "1", "fails", own_store=True, FAILURE="killed 0")
     assert codes == [-signal.SIGKILL, 2]
     assert "rank 1 of 2 lost the others: " in errors[1]
 
 
 def test_a_rank_that_does_not_come_is_named(group: Ranks, tmp_path: Path) -> None:
-    _, errors = group.start(2, str(tmp_path / "results"), "1", "fails", FAILURE="late 1")
+    _, errors, _ = group.start(2, str(tmp_path / "results"), "1", "fails", FAILURE="late 1")
     lines = [each for each in "".join(errors).splitlines() if "tsumugu: " in each]  # torch logs it too
     assert len(lines) == 1, errors
     assert lines[0].endswith(
@@ -222,7 +180,7 @@ def test_a_rank_that_does_not_come_is_named(group: Ranks, tmp_path: Path) -> Non
 
 
 def test_ranks_that_are_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    settings = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for key, value in settings.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(TsumuguError, match=r"rank 0 of 2 did not meet the others: .*MASTER_PORT"):

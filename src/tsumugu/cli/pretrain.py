@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,7 +95,7 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
 
 def _leave(result: Result) -> None:
     """Say how to go on; the exit code of a signal is 128 and its number."""
-    if result.reason in ("stopped", "budget"):
+    if result.reason in ("stopped", "budget") and os.environ.get("RANK", "0") == "0":
         print(f"saved; go on with: tsumugu resume {result.folder}", file=sys.stderr)
     if result.signal is not None:
         raise SystemExit(128 + result.signal)

@@ -114,7 +114,6 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
         exported = self._exported()
         text = json.dumps(asdict(state), indent=2) + "\n"
-        kept = self._kept(state)
 
         def finish(folder: Path) -> None:
             save_model(self._model, folder, tokenizer=self._tokenizer, tensors=exported)
@@ -122,16 +121,8 @@ class Checkpoints:
             if self._extra is not None:
                 self._extra(folder)
 
-        def afterwards() -> None:
-            best = self.folder / f"step-{state.best_step or 0:08}"
-            for name, path in ((LAST, target), (BEST, best)):
-                if path.is_dir():
-                    with new_file(self._run / name) as partial:
-                        partial.write_text(f"{path.name}\n", "utf-8")
-            self._tidy(kept)
-
         tensors = training_tensors(self._model, self._optimizer, self._ema)
-        self._saver.save(target, tensors, inside=SHARDED, finish=finish, afterwards=afterwards)
+        self._saver.save(target, tensors, inside=SHARDED, finish=finish, afterwards=lambda: self._settle(state, target))
         return target
 
     def wait(self) -> None:
@@ -142,7 +133,10 @@ class Checkpoints:
         """Put everything back as it was; gives where the run stood."""
         self._saver.wait()
         load_sharded(checkpoint / SHARDED, self._world, self._model, self._optimizer, self._ema)
-        return State.read(checkpoint)
+        state = State.read(checkpoint)
+        if self._world.main:
+            self._settle(state, checkpoint)  # the process that wrote it may not have come so far
+        return state
 
     def newest(self) -> Path | None:
         """The checkpoint with the most steps, the same on all ranks."""
@@ -160,21 +154,22 @@ class Checkpoints:
                 found[name] = full.to("cpu", each.dtype, copy=True)
         return found
 
-    def _kept(self, state: State) -> Callable[[int], bool]:
-        section, best = self._section, state.best_step
+    def _settle(self, state: State, last: Path) -> None:
+        """Name the last checkpoint and the best, and delete those that are not to stay."""
+        best = self.folder / f"step-{state.best_step or 0:08}"
+        for name, path in ((LAST, last), (BEST, best)):
+            if path.is_dir():
+                with new_file(self._run / name) as partial:
+                    partial.write_text(f"{path.name}\n", "utf-8")
+        self._tidy(state.best_step)
 
-        def keep(step: int) -> bool:
-            milestone = section.milestones is not None and step % section.milestones == 0
-            return milestone or (section.best and step == best)
-
-        return keep
-
-    def _tidy(self, kept: Callable[[int], bool]) -> None:
+    def _tidy(self, best: int | None) -> None:
         """Delete checkpoints that are not to stay, and what a killed process left half written."""
-        found = steps_in(self.folder)
-        last = sorted(found)[-self._section.keep :]
+        section, found = self._section, steps_in(self.folder)
+        last = sorted(found)[-section.keep :]
         for step, path in found.items():
-            if step not in last and not kept(step):
+            milestone = section.milestones is not None and step % section.milestones == 0
+            if step not in last and not milestone and not (section.best and step == best):
                 gone = path.with_name(f".{path.name}.deleted")
                 with contextlib.suppress(OSError):
                     path.rename(gone)

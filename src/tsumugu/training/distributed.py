@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import secrets
 import socket
 import struct
 import time
@@ -21,6 +22,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from tsumugu.core.errors import ConfigError, TsumuguError
@@ -107,7 +109,8 @@ class World:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         wait = timedelta(seconds=self.patience)
         try:
-            self._store, _, _ = next(rendezvous("env://", timeout=wait))
+            store, _, _ = next(rendezvous("env://", timeout=wait))
+            self._store = _own_part(store, self.rank, self.size, self.patience)
             backend = "gloo" if self.device.type == "cpu" else "cpu:gloo,cuda:nccl"
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size, timeout=wait)
             self.control = dist.new_group(backend="gloo", timeout=wait)
@@ -160,13 +163,16 @@ class World:
         Raises:
             TsumuguError: a rank did not come within `patience` seconds; rank 0's error names it. The world has ended
                 then: the ranks cannot meet again.
+            RuntimeError: a rank is gone, as everything raises that ranks do together.
         """
         if self.control is None:
             return
-        seconds = self.patience if patience is None else patience
+        seconds, began = self.patience if patience is None else patience, time.monotonic()
         try:
             dist.monitored_barrier(self.control, timeout=timedelta(seconds=seconds))
         except RuntimeError as error:
+            if time.monotonic() - began < seconds:
+                raise RuntimeError(f"connection lost: {_reason(error)}") from error
             raise TsumuguError(f"not all ranks came within {seconds:g} s: {_reason(error)}") from error
 
     def agree(self, good: bool, *, group: dist.ProcessGroup | None = None) -> list[int]:
@@ -195,7 +201,11 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.close()
+            try:
+                self.close()
+            except (RuntimeError, TsumuguError) as late:
+                self._fail(late)
+                raise
         elif self.control is not None and isinstance(error, Exception):
             self._fail(error)
 
@@ -221,6 +231,35 @@ class World:
             return self._store.compare_set(key, "", str(self.rank)) == str(self.rank).encode()
         except RuntimeError:
             return True  # the store is gone with the process that held it
+
+
+def _own_part(store: Store, rank: int, size: int, patience: float) -> Store:
+    """The part of a store that belongs to the ranks of this start alone, under a name that rank 0 makes up.
+
+    torchrun keeps one store over all its restarts, and what dead ranks have left there, such as their addresses, would
+    be believed. So every rank calls with a word that nobody used before, and rank 0 answers to that word, until each
+    has heard the name. (How often torchrun restarted does not do for a name: the machines count for themselves.)
+
+    Source: pytorch/pytorch issue 135712.
+    """
+    word, start = secrets.token_hex(8), "tsumugu"
+    if rank:
+        store.set(f"{start}/calls/{rank}", word)
+        name = store.get(f"{start}/answers/{word}").decode()
+        store.set(f"{start}/{name}/{rank}", "here")
+        return PrefixStore(name, store)
+    absent, deadline = set(range(1, size)), time.monotonic() + patience
+    while absent:
+        for each in sorted(absent):
+            if store.check([f"{start}/{word}/{each}"]):
+                absent.discard(each)
+            elif store.check([f"{start}/calls/{each}"]):
+                store.set(f"{start}/answers/{store.get(f'{start}/calls/{each}').decode()}", word)
+        if absent and time.monotonic() > deadline:
+            some = ", ".join(map(str, sorted(absent)[:8]))
+            raise RuntimeError(f"{len(absent)} did not come within {patience:g} s: {some}")
+        time.sleep(0.005)
+    return PrefixStore(word, store)
 
 
 _ENVIRONMENT: dict[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -30,7 +30,7 @@ from tsumugu.training.events import LOG, Stream, truncate_events
 from tsumugu.training.feed import Ahead, Feed
 from tsumugu.training.interrupts import Interrupts
 from tsumugu.training.optimizers import build_optimizer
-from tsumugu.training.parallel import clip_gradients, gradients_of, parallelize
+from tsumugu.training.parallel import clip_gradients, gather_anew, gradients_of, parallelize
 from tsumugu.training.recipe import Settings
 from tsumugu.training.schedules import build_schedule, steps_of
 from tsumugu.training.step import Step, autocast_for, compiled, peak_memory, recompute_layers, tensors_of
@@ -357,6 +357,7 @@ class Trainer:
             with torch.no_grad(), nullcontext() if self.ema is None else self.ema.swapped():
                 yield
         finally:
+            gather_anew(self._plain)
             self.model.train()
 
     def _measured(self) -> dict[str, Any]:

@@ -193,6 +193,16 @@ def gradients_of(step: nn.Module, *, last: bool) -> Iterator[None]:
     yield
 
 
+def gather_anew(step: nn.Module) -> None:
+    """Have the next forward pass gather sharded weights: call it when they changed by another way than a step.
+
+    After a forward pass without a backward pass the outermost weights stay gathered, as they were then.
+    """
+    for each in step.modules():
+        if _is_fully_sharded(each):
+            each.reshard()  # type: ignore[operator]
+
+
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
     """The Euclidean norm of all gradients together, a float64 scalar, the same on all ranks and in all layouts."""

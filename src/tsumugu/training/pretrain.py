@@ -69,7 +69,9 @@ def train(
         recipe = Recipe.from_yaml(recipe)
     place = RUNS / recipe.name if folder is None else Path(folder)
     with World.open(tensor=recipe.parallel.tensor) as world:
-        if is_run(place) and not (resume or world.restarts):
+        # Rank 0 looks before it makes the folder, and tells; torchrun counts restarts on each machine for itself.
+        (restarts,) = world.sum([world.restarts])
+        if world.broadcast(is_run(place)) and not (resume or restarts):
             raise InputError(
                 "there is a run in this folder", where=str(place), mend="tsumugu resume it, or name another --output"
             )
@@ -82,7 +84,7 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
     Args:
         folder: the run's.
         overrides: values by dotted key that replace the recipe's, such as `train.steps`. What makes the run what it is
-            (model, tokenizer, data, objective, optimizer, parallel) cannot change.
+            (model, tokenizer, data, objective, optimizer) cannot change.
 
     Raises:
         InputError: there is no run in the folder, or its data are no longer the same.

@@ -213,7 +213,7 @@ class Settings(Config):
     parallel: Parallel = field(default_factory=Parallel)
     tensorboard: bool = False
 
-    FIXED: ClassVar[tuple[str, ...]] = ("optimizer", "parallel")
+    FIXED: ClassVar[tuple[str, ...]] = ("optimizer",)
     """Sections that cannot change once a run has begun."""
 
     def check(self) -> None:

@@ -31,7 +31,7 @@ def compare(
     language: Annotated[Literal["en", "ja"], Parameter(help="Of the report.")] = "en",
     confidence: Annotated[float, Parameter(help="Of intervals.")] = 0.95,
     resamples: Annotated[int, Parameter(help="Of the tests.")] = 1000,
-    seed: Annotated[int, Parameter(help="Of the tests.")] = 0,
+    resample_seed: Annotated[int, Parameter(help="Of the tests.")] = 0,
 ) -> None:
     """Rank systems by what `tsumugu evaluate --output` wrote, a table for each set of data.
 
@@ -50,7 +50,7 @@ def compare(
         metric=metric,
         against=against,
         test=test,
-        settings=Settings(resamples, confidence, seed),
+        settings=Settings(resamples, confidence, resample_seed),
     )
     if html is not None:
         from tsumugu.evaluation.report import write_comparison

@@ -56,6 +56,9 @@ def evaluate(
     ] = None,
     skip: Annotated[bool, Parameter(group=_DATA, negative="", help="Pass over bad rows, and say which.")] = False,
     limit: Annotated[int | None, Parameter(group=_DATA, help="Only so many examples.")] = None,
+    document: Annotated[
+        Literal["auto", "file", "paragraph", "line"], Parameter(group=_DATA, help="What one is in raw text.")
+    ] = "auto",
     metric: Annotated[str | None, Parameter(group=_SCORES, help="The one that ranks.")] = None,
     slice_by: Annotated[
         list[str] | None, Parameter(group=_SCORES, negative="", help="A column whose values make slices.")
@@ -68,7 +71,7 @@ def evaluate(
     ] = "auto",
     confidence: Annotated[float, Parameter(group=_SCORES, help="Of intervals.")] = 0.95,
     resamples: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 0,
+    resample_seed: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 0,
     batch_size: Annotated[int, Parameter(help="Rows computed together.")] = 8,
     dtype: DType = "float32",
     device: Device = "cpu",
@@ -86,6 +89,23 @@ def evaluate(
     from tsumugu.evaluation.evaluate import read_data
     from tsumugu.evaluation.results import Settings
 
+    settings = Settings(resamples, confidence, resample_seed)
+    if task is not None and task.lower().replace("_", "-") in ("language-modeling", "perplexity"):
+        with progress(quiet=quiet) as display:
+            bar = display.add_task("reading", total=limit)
+            texts = run(
+                data,
+                model=model,
+                task=task,
+                document=document,
+                limit=limit,
+                name=name,
+                metric=metric,
+                settings=settings,
+                progress=lambda count: display.advance(bar, count),
+            )
+        _show(texts, output, language, json=json, quiet=quiet)
+        return
     reading = reading_options(format, columns, skip=skip)
     reading["keep"] = tuple(slice_by or ())
     examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
@@ -117,9 +137,13 @@ def evaluate(
             embedder=embedder,
             rules=rules,
             tokens=tokens,
-            settings=Settings(resamples, confidence, seed),
+            settings=settings,
             progress=lambda count: display.advance(bar, count),
         )
+    _show(found, output, language, json=json, quiet=quiet)
+
+
+def _show(found: Evaluation, output: Path | None, language: str, *, json: bool, quiet: bool) -> None:
     if output is not None:
         found.save(output, language=language)
     if json:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.corpus.documents import Division, Reading, read_documents
+from tsumugu.corpus.inputs import find_sources
 from tsumugu.data.hub_datasets import DATASET
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
@@ -66,6 +69,7 @@ def evaluate(
     embedder: str | Path = "minilm",
     rules: Rules | None = None,
     tokens: Tokens = "auto",
+    document: Division = "auto",
     settings: Settings | None = None,
     progress: Progress | None = None,
     **reading: Any,
@@ -75,7 +79,8 @@ def evaluate(
     Args:
         data: a file, a folder of splits, ``hf:NAME``, or examples.
         model: a source as `load_model` takes it, or a task as `pipeline` gives it.
-        task: which task the model solves; the usual one of the kind when left out.
+        task: which task the model solves; the usual one of the kind when left out. "language-modeling" says how well
+            a decoder predicts the documents of a file of raw text.
         predictions: a file, or an answer for each example.
         baseline: majority, tfidf, embeddings, token-majority, overlap, lead or copy.
         train: what a baseline learns from, and whose labels hold; the folder's own training split when left out.
@@ -91,6 +96,7 @@ def evaluate(
         embedder: the model whose vectors the baseline "embeddings" uses.
         rules: how answers are compared, "squad" or "japanese"; by their language when left out.
         tokens: how texts are cut: auto, words, characters or mecab.
+        document: what a document of raw text is: the "file" ("auto" too), a "paragraph", a "line".
         settings: resamples, confidence, seed.
         progress: called with how many examples were solved.
 
@@ -102,6 +108,8 @@ def evaluate(
         said = "nothing to evaluate is named" if not systems else "several things to evaluate are named"
         raise InputError(said, mend="name one of a model, predictions, a baseline")
     reading = {**reading, "keep": tuple(dict.fromkeys((*reading.get("keep", ()), *slice_by)))}
+    if task is not None and task.lower().replace("_", "-") in ("language-modeling", "perplexity"):
+        return _language_modeling(data, model, document, limit, name, metric, settings, progress)
     examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
     skipped = len(examples.problems)
     if limit is not None:
@@ -178,6 +186,39 @@ def _is_one_file(source: str | Path) -> bool:
     if str(source).startswith(DATASET):
         return ":" in named
     return not Path(source).is_dir()
+
+
+def _language_modeling(
+    data: str | Path | Examples,
+    model: Any,
+    document: Division,
+    limit: int | None,
+    name: str | None,
+    metric: str | None,
+    settings: Settings | None,
+    progress: Progress | None,
+) -> Evaluation:
+    from tsumugu.checkpoints.load import load_tokenizer
+    from tsumugu.engines.torch import load_model
+    from tsumugu.evaluation.likelihood import KIND, likelihoods
+
+    if isinstance(data, Examples) or model is None:
+        raise InputError("language modelling needs a model and raw text", where="data", mend="name a file and a model")
+    sources = find_sources([data])
+    solver, tokenizer = load_model(model, task="text-generation"), load_tokenizer(model)
+    documents = (each for source in sources for each in read_documents(source, Reading(document)))
+    began = time.perf_counter()
+    items = tuple(likelihoods(solver, tokenizer, islice(documents, limit), progress=progress))
+    results = summarize(
+        items,
+        Scoring(KIND),
+        system=name or str(model),
+        source=str(data),
+        primary=metric,
+        settings=settings,
+        seconds=time.perf_counter() - began,
+    )
+    return Evaluation(results, items)
 
 
 def _model(

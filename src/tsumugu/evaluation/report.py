@@ -104,7 +104,7 @@ def shown(text: str) -> str:
 
 def _bar(name: str, each: Score, higher: bool, by: str = "") -> dict[str, Any]:
     """A value with its interval on a scale from 0 to 1, 0 to 100, or -1 to 1, in percent; losses have none."""
-    if name in ("log_loss", "brier"):
+    if name in ("log_loss", "brier", "perplexity", "bits_per_byte"):
         return {"name": name, "score": each, "higher": higher, "by": by, "places": None}
     top = 100.0 if max(each.value, each.high) > 1 and name in ("bleu", "chrf") else max(1.0, each.high, each.value)
     floor = -1.0 if min(each.value, each.low) < 0 else 0.0
@@ -146,14 +146,14 @@ def _reliability(results: Results) -> list[dict[str, float]]:
 
 def _errors(results: Results, items: Sequence[Item]) -> list[dict[str, Any]]:
     """The worst answers first: of classes, those that the system was surest of."""
-    losses = _losses(results, items)
+    losses, unlikely = _losses(results, items), results.kind == "language-modeling"
     order = sorted(range(len(items)), key=lambda at: (-losses[at], -(items[at].prediction.confidence or 0.0), at))
     return [
         {
             "id": items[at].id,
             "texts": [shown(text) for text in items[at].texts],
-            "reference": _said(items[at].reference, items[at]),
-            "prediction": _said(items[at].prediction.answer, items[at]),
+            "reference": [] if unlikely else _said(items[at].reference, items[at]),
+            "prediction": [_number(losses[at])] if unlikely else _said(items[at].prediction.answer, items[at]),
             "confidence": items[at].prediction.confidence,
         }
         for at in order[:_ERRORS]
@@ -171,6 +171,8 @@ def _losses(results: Results, items: Sequence[Item]) -> list[float]:
         scaled = [(each - each.mean()) / (each.std() or 1.0) for each in (gold, guessed)]
         return [float(each) for each in np.abs(scaled[0] - scaled[1])]
     measure = score(items, results.scoring).find(results.primary)
+    if results.kind == "language-modeling" and measure.finish is not None:
+        return [float(each) for each in measure.finish(measure.rows)]
     if measure.finish is None or not measure.higher:
         return [float(not item.correct) for item in items]
     values = measure.finish(measure.rows)

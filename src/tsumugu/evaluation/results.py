@@ -194,6 +194,8 @@ def _calibration(items: Sequence[Item]) -> list[list[float]]:
 
 def _parts(items: Sequence[Item], kind: str, slice_by: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """What slices there are: quarters by length, labels, values of columns."""
+    if kind == "language-modeling":
+        return
     lengths = [sum(map(len, item.texts)) for item in items]
     edges = sorted({int(each) for each in np.quantile(lengths, [0.25, 0.5, 0.75, 1.0], method="higher")})
     low = 0

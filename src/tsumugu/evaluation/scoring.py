@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ PRIMARY = {
     "question-answering": "f1",
     "multiple-choice": "accuracy",
     "text-to-text": "rougeL",
+    "language-modeling": "bits_per_byte",
 }
 """The metric by which systems are ranked unless another is named."""
 
@@ -160,6 +162,8 @@ def score(items: Sequence[Item], scoring: Scoring) -> Scored:
             return _answers(items, scoring)
         case "multiple-choice":
             return _choices(items)
+        case "language-modeling":
+            return _likelihoods(items)
         case _:
             return _texts(items, scoring)
 
@@ -247,6 +251,15 @@ def _answers(items: Sequence[Item], scoring: Scoring) -> Scored:
 def _choices(items: Sequence[Item]) -> Scored:
     right = average("accuracy", np.array([float(item.correct) for item in items]))
     return Scored({"accuracy": right, **_certainty(items)})
+
+
+def _likelihoods(items: Sequence[Item]) -> Scored:
+    """Perplexity, and what it says of bytes, which does not depend on the tokenizer."""
+    rows = np.array([[*item.prediction.answer, item.reference] for item in items], float)
+    per_byte = lambda sums: sums[..., 0] / sums[..., 2] / math.log(2)  # noqa: E731
+    per_token = lambda sums: np.exp(np.minimum(sums[..., 0] / sums[..., 1], 700))  # noqa: E731
+    measures = [Measure("bits_per_byte", rows, per_byte, False), Measure("perplexity", rows, per_token, False)]
+    return Scored({each.name: each for each in measures}, (), {"tokens": int(rows[:, 1].sum())})
 
 
 def _texts(items: Sequence[Item], scoring: Scoring) -> Scored:

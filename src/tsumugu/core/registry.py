@@ -144,6 +144,33 @@ TASKS = Registry(
     },
 )
 
+PROMPTED = Registry(
+    "prompted task",
+    {
+        "text-classification": "tsumugu.tasks.prompting.classification:PromptedClassification",
+        "sentiment-analysis": "tsumugu.tasks.prompting.classification:PromptedSentiment",
+        "natural-language-inference": "tsumugu.tasks.prompting.classification:PromptedInference",
+        "zero-shot-classification": "tsumugu.tasks.prompting.classification:PromptedZeroShot",
+        "multiple-choice": "tsumugu.tasks.prompting.classification:PromptedMultipleChoice",
+        "sentence-similarity": "tsumugu.tasks.prompting.classification:PromptedSimilarity",
+        "token-classification": "tsumugu.tasks.prompting.extraction:PromptedExtraction",
+        "question-answering": "tsumugu.tasks.prompting.extraction:PromptedQuestionAnswering",
+        "summarization": "tsumugu.tasks.prompting.writing:PromptedSummarization",
+        "translation": "tsumugu.tasks.prompting.writing:PromptedTranslation",
+    },
+    aliases={
+        "document-classification": "text-classification",
+        "nli": "natural-language-inference",
+        "zero-shot": "zero-shot-classification",
+        "sts": "sentence-similarity",
+        "ner": "token-classification",
+        "named-entity-recognition": "token-classification",
+        "qa": "question-answering",
+        "summarisation": "summarization",
+    },
+)
+"""What a decoder does when a task of this name is asked of it."""
+
 OBJECTIVES = Registry(
     "objective",
     {

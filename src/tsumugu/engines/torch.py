@@ -172,6 +172,11 @@ def recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config,
     return family, config, head, family.keymap(config, head)
 
 
+def find_head(source: str | Path, *, progress: Progress | None = None) -> str:
+    """The head that a model's checkpoint names, without loading it. `source` and errors are those of `load_model`."""
+    return recognise(open_checkpoint(resolve(source, progress=progress).path), None)[2]
+
+
 def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Family:
     """The family whose models call themselves `model_type` in config.json."""
     wanted = config.get("model_type")

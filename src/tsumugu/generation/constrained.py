@@ -34,7 +34,7 @@ JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 CLOSERS = b"\"}]0123456789,:. -+()/|aAtrufalsen'"
 """The bytes that are tried first when a text is closed, the likeliest to end something first."""
 CLOSING_STEPS, CLOSING_WIDTH = 512, 16
-"""How many bytes may close a text, and how many ways of closing it are followed side by side."""
+"""How many steps may close a text, and how many ways of closing it are followed side by side."""
 
 
 def grammar_of(
@@ -130,7 +130,7 @@ class Guide:
         self.matchers = [self.matchers[row].deep_copy() for row in rows]
 
     def closing(self, row: int) -> list[int]:
-        """The fewest tokens of one byte each that make a row whole; none where it is already.
+        """The fewest steps that make a row whole, mostly of a byte each; none where it is already.
 
         Raises:
             InputError: none were found, as where the shape asks for a long text.
@@ -143,22 +143,31 @@ class Guide:
                     return tokens
             following: dict[bytes, tuple[list[int], LLMatcher]] = {}
             for tokens, matcher in ways:
-                allowed = self._allowed(matcher)
-                plain = [each for each in self.plain if allowed[each]]
-                for token in plain or [each for each in self.others if allowed[each]]:
+                for more in self._steps(matcher):
                     after = matcher.deep_copy()
-                    if after.consume_token(token):
+                    if after.consume_tokens(more):
                         # What allows the same mostly goes on the same way: one of the two is enough.
-                        following.setdefault(after.compute_bitmask(), ([*tokens, token], after))
+                        following.setdefault(after.compute_bitmask(), ([*tokens, *more], after))
             # Ways that lead somewhere new come first; the others may still be counting.
             order = sorted(following, key=lambda mask: mask in seen)[:CLOSING_WIDTH]
             ways = [following[mask] for mask in order]
             seen.update(order)
         raise InputError(
-            f"the text has not the shape yet, and {CLOSING_STEPS} more bytes would not do",
+            f"the text has not the shape yet, and {CLOSING_STEPS} more steps would not do",
             where="max_new_tokens",
             mend="allow more tokens",
         )
+
+    def _steps(self, matcher: LLMatcher) -> list[list[int]]:
+        """How a text may go on: as it must, else by a byte, else by any token."""
+        forced = matcher.compute_ff_tokens()
+        if forced:
+            return [forced]
+        allowed = self._allowed(matcher)
+        for some in (self.plain, self.others):
+            if found := [[each] for each in some if allowed[each]]:
+                return found
+        return [[int(each)] for each in np.flatnonzero(allowed)[:CLOSING_WIDTH] if int(each) not in self.ends]
 
     def _allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError
-from tsumugu.core.registry import TASKS
+from tsumugu.core.registry import PROMPTED, TASKS
+from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -45,7 +47,14 @@ def pipeline(
         task = HEAD_TASKS.get(model.head_name)
         if task is None:
             raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
-    kind: type[Task] = TASKS[task]
+    named = re.sub("^translation[-_].+[-_]to[-_].+$", "translation", task)
+    if named in PROMPTED and (named not in TASKS or _only_writes(model, options.get("progress"))):
+        kind: type[Task] = PROMPTED[named]
+        languages = re.fullmatch(r"translation[-_](.+)[-_]to[-_](.+)", task)
+        if languages is not None:
+            options = {"src_lang": languages[1], "tgt_lang": languages[2]} | options
+    else:
+        kind = TASKS[task]
     if model is not None and not isinstance(model, str | Path):
         if not isinstance(tokenizer, Tokenizer):
             source = tokenizer if tokenizer is not None else model.path
@@ -57,3 +66,14 @@ def pipeline(
     if source is None:
         raise InputError(f"{kind.name} has no default model", where="model", mend="name one")
     return kind.load(source, tokenizer=tokenizer, **options)
+
+
+def _only_writes(model: Model | OnnxModel | str | Path | None, progress: Progress | None) -> bool:
+    """Whether a model goes on with texts and has no head for a task, so that the task is put to it as a prompt."""
+    if model is None:
+        return False
+    if not isinstance(model, str | Path):
+        return model.head_name == "causal-lm"
+    from tsumugu.engines.torch import find_head
+
+    return find_head(model, progress=progress) == "causal-lm"

@@ -173,6 +173,15 @@ def _check_message(message: Any, where: str, mend: str) -> dict[str, Any]:
     return {**message, "content": "".join(texts)}
 
 
+def render_template(source: str, values: Mapping[str, Any]) -> str:
+    """A template of one's own with values filled in, in the same sandbox.
+
+    Raises:
+        InputError: the template is none, fails, or does too much.
+    """
+    return _render(source, values).text
+
+
 def _leave_open(rendered: RenderedChat, messages: list[dict[str, Any]]) -> RenderedChat:
     """Cut off what the template wrote after the last message's words."""
     final = messages[-1].get("content")

@@ -1,0 +1,273 @@
+"""What prompted tasks share: examples, prompts, a prefix that is read once, and answers that are scored or written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from tsumugu.checkpoints.load import load_tokenizer
+from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.engines.load import load_model
+from tsumugu.engines.session import Scorer, open_scorer, read_prefix
+from tsumugu.generation.constrained import grammar_of
+from tsumugu.generation.generate import complete, resolve_options
+from tsumugu.hub.progress import Progress
+from tsumugu.tasks.base import Task
+from tsumugu.tasks.prompting.template import LANGUAGES, Prompt, PromptTemplate
+from tsumugu.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsumugu.engines.onnx_model import OnnxModel
+    from tsumugu.models.base import Model
+
+ROWS_AT_ONCE = 16
+"""Texts that are written side by side."""
+CHOOSE = ("first", "similar")
+CONTENT_FREE = ("", "N/A", "[MASK]")
+"""Texts that say nothing. Source: Zhao et al. 2021, section 5."""
+
+LINE = "answer: /[^\\s][^\\n]*/"
+"""A line of any text."""
+
+Example = Mapping[str, Any]
+
+
+class Prompted(Task):
+    """A task that a decoder solves because it is asked to.
+
+    Options of a call, beside the task's own:
+        examples: rows with their answers, as mappings, that stand in the prompt.
+        shots: how many of them; all when left out.
+        choose: `first`, or `similar`: those most like the row, by an encoder, the nearest last.
+        embedder: which encoder (minilm).
+        language: of the prompt, en or ja.
+        template: a template, its file, or a folder of templates, in place of the package's.
+        chat: ask in the model's chat format; False.
+
+    Attributes:
+        template_name: what the task's template is called.
+        fields: what of a row the template needs; the first is what examples are compared by.
+        answer_field: what examples call their answer.
+    """
+
+    template_name: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]] = ("text",)
+    answer_field: ClassVar[str] = "label"
+    heads: ClassVar[tuple[str, ...]] = ("causal-lm",)
+    sorts: ClassVar[bool] = True
+    common: ClassVar[frozenset[str]] = frozenset(
+        {"examples", "shots", "choose", "embedder", "language", "template", "chat"}
+    )
+
+    def __init__(self, model: Model | OnnxModel, tokenizer: Tokenizer, **options: Any) -> None:
+        options.setdefault("batch_size", 64)
+        super().__init__(model, tokenizer, **options)
+        self._scorer: tuple[list[int], Scorer] | None = None
+        self._prefix: tuple[list[int], Any] | None = None
+        self._vectors: tuple[Any, Any] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        tokenizer: Tokenizer | str | Path | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        engine: str | None = None,
+        quantize: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a decoder and its tokenizer.
+
+        Raises:
+            InputError: another engine than torch is asked for.
+        """
+        if engine not in (None, "auto", "torch") or quantize not in (None, "auto"):
+            raise InputError("prompts are scored on torch only", where="engine", mend="choose engine='torch'")
+        model = load_model(source, dtype=dtype, device=device, engine="torch", task="causal-lm", progress=progress)
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
+        return cls(model, tokenizer, **options)
+
+    def _row(self, given: Any, where: str) -> dict[str, str]:
+        """An input as the texts that its fields hold."""
+        row = {self.fields[0]: given} if isinstance(given, str) else given
+        if not isinstance(row, Mapping) or not all(isinstance(row.get(name), str) for name in self.fields):
+            wanted = " and ".join(self.fields)
+            raise InputError(f"expected {wanted} as text", where=where, mend=f"give a mapping with {wanted}")
+        return dict(row)
+
+    def _language(self, options: Mapping[str, Any]) -> str:
+        """The language of the prompt."""
+        language = str(options.get("language", "en"))
+        if language not in LANGUAGES:
+            mend = did_you_mean(language, LANGUAGES)
+            raise InputError(f"there are no templates in {language!r}", where="language", mend=mend)
+        return language
+
+    def _answer(self, example: Example, options: Mapping[str, Any]) -> str:
+        """The answer of an example as the prompt writes it."""
+        return str(example[self.answer_field])
+
+    def _values(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template gets beside the items."""
+        return {}
+
+    def _prompts(self, rows: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[Prompt]:
+        """The prompt of each row."""
+        template = PromptTemplate.find(
+            self.template_name, language=self._language(options), given=options.get("template")
+        )
+        values = self._values(options)
+        return [
+            template.render([*shown, row], **values)
+            for row, shown in zip(rows, self._shown(rows, options), strict=True)
+        ]
+
+    def _shown(self, rows: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+        """For each row the examples that stand before it."""
+        given = list(options.get("examples") or ())
+        examples = []
+        for index, example in enumerate(given):
+            where = f"examples[{index}]"
+            row = self._row(example, where)
+            if self.answer_field not in row:
+                raise InputError(f"there is no {self.answer_field}", where=where)
+            examples.append({**row, "answer": self._answer(row, options)})
+        shots = options.get("shots")
+        count = len(examples) if shots is None else int(shots)
+        if count < 0 or count > len(examples):
+            raise InputError(f"{count} of {len(examples)} examples cannot be shown", where="shots")
+        how = options.get("choose", "first")
+        if how not in CHOOSE:
+            raise InputError(f"examples are not chosen by {how!r}", where="choose", mend=did_you_mean(str(how), CHOOSE))
+        if how == "first" or count == len(examples) == 0:
+            return [examples[:count]] * len(rows)
+        nearest = self._nearest(examples, rows, count, options.get("embedder", "minilm"))
+        return [[examples[place] for place in places] for places in nearest]
+
+    def _nearest(
+        self, examples: Sequence[Example], rows: Sequence[Mapping[str, str]], count: int, embedder: str
+    ) -> list[list[int]]:
+        """For each row the places of the examples most like it, the nearest last.
+
+        Source: Liu et al. 2022, What Makes Good In-Context Examples for GPT-3?, section 3.
+        """
+        from tsumugu.tasks.sentence_embedding import SentenceEmbedding
+
+        key = (embedder, tuple(str(each[self.fields[0]]) for each in examples))
+        if self._vectors is None or self._vectors[0] != key:
+            encoder = SentenceEmbedding.load(embedder)
+            self._vectors = (key, (encoder, encoder.encode(key[1], normalize=True)))
+        encoder, known = self._vectors[1]
+        found = encoder.encode([row[self.fields[0]] for row in rows], normalize=True) @ known.T
+        return [np.argsort(near, kind="stable")[len(near) - count :].tolist() for near in found]
+
+    def _ids(self, prompt: Prompt, options: Mapping[str, Any]) -> list[int]:
+        """The tokens of a prompt."""
+        if not options.get("chat"):
+            return self.tokenizer.encode(prompt.context)
+        messages = [{"role": "user", "content": prompt.context}]
+        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+
+    def _with(self, prompt: Prompt, ids: list[int], answer: str, options: Mapping[str, Any]) -> list[int]:
+        """The tokens of a prompt and an answer; without chat a token may lie across the two."""
+        if options.get("chat"):
+            return ids + self.tokenizer.encode(answer, add_special_tokens=False)
+        return self.tokenizer.encode(f"{prompt.context}{prompt.lead}{answer}")
+
+    def _likelihoods(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Sequence[str]],
+        options: Mapping[str, Any],
+        *,
+        beyond: Iterable[Prompt] = (),
+    ) -> list[list[list[float]]]:
+        """The log probability of each token of each answer.
+
+        What all prompts, and those `beyond`, begin with is read once and kept for the next call.
+        """
+        stems, proposed = [], []
+        for prompt, mine in zip(prompts, answers, strict=True):
+            ids = self._ids(prompt, options)
+            wholes = [self._with(prompt, ids, answer, options) for answer in mine]
+            cut = min(len(common([ids, whole])) for whole in wholes)
+            cut = max(1, min(cut, *(len(whole) - 1 for whole in wholes)))
+            stems.append(ids[:cut])
+            proposed.append([whole[cut:] for whole in wholes])
+        shared = common([*stems, *(self._ids(each, options) for each in beyond)])
+        shared = shared[: min(len(stem) for stem in stems) - 1]
+        if self._scorer is None or self._scorer[0] != shared:
+            self._scorer = (shared, open_scorer(self.model, prefix=shared))
+        return self._scorer[1].score([stem[len(shared) :] for stem in stems], proposed)
+
+    def _write(
+        self,
+        prompts: Sequence[Prompt],
+        options: Mapping[str, Any],
+        *,
+        answers: Sequence[str] | None = None,
+        **generation: Any,
+    ) -> list[list[str]]:
+        """What the model writes for each prompt: one line, `num_return_sequences` texts each.
+
+        Args:
+            answers: for each prompt rules of a grammar, one of them called `answer`, that what is written must follow;
+                any text that is not empty when left out.
+        """
+        ids = [self._ids(prompt, options) for prompt in prompts]
+        shared = common(ids)[: min(map(len, ids)) - 1]
+        if self._prefix is None or self._prefix[0] != shared:
+            self._prefix = (shared, read_prefix(self.model, shared))
+        leads = ["" if options.get("chat") else prompt.lead for prompt in prompts]
+        rules = [LINE] * len(prompts) if answers is None else answers
+        grammars = [_line(answer, lead) for answer, lead in zip(rules, leads, strict=True)]
+        found: list[list[str]] = []
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            asked = resolve_options(self.model, ids[some], dict(generation))
+            texts = complete(
+                self.model,
+                ids[some],
+                asked,
+                self.tokenizer,
+                grammars=grammars[some],
+                prefix=self._prefix[1],
+            )
+            plain = [self.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+            count = asked.num_return_sequences
+            found += [plain[at : at + count] for at in range(0, len(plain), count)]
+        return found
+
+
+def common(rows: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with."""
+    first, last = min(rows), max(rows)
+    count = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:count]
+
+
+def _line(answer: str, lead: str) -> str:
+    """The grammar of a line that holds an answer after the white space that it begins with."""
+    start = f"{json.dumps(lead)} answer" if lead else "answer"
+    found = grammar_of(lark=f'start: {start} "\\n"?\n{answer}')
+    assert found is not None
+    return found
+
+
+def vote(texts: Sequence[str]) -> tuple[str, float]:
+    """The text that most agree on, white space and case aside, and their share; of equals the first.
+
+    Source: Wang et al. 2023, Self-Consistency Improves Chain of Thought Reasoning, section 2.
+    """
+    counts = Counter(" ".join(text.split()).casefold() for text in texts)
+    key, count = counts.most_common(1)[0]
+    return next(text for text in texts if " ".join(text.split()).casefold() == key), count / len(texts)

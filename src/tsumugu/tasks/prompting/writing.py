@@ -1,0 +1,91 @@
+"""Prompted tasks whose answer is a new text: a summary, a translation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from tsumugu.core.errors import InputError
+from tsumugu.tasks.prompting.base import Prompted, vote
+
+GENERATION = frozenset(
+    {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
+    | {"repetition_penalty", "frequency_penalty", "presence_penalty"}
+)
+"""Options of generation that a line of text can be asked for with."""
+
+LANGUAGE_NAMES = {
+    "en": {"en": "English", "ja": "Japanese", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
+    | {"zh": "Chinese", "ko": "Korean", "pt": "Portuguese", "ru": "Russian", "ro": "Romanian"},
+    "ja": {"en": "英語", "ja": "日本語", "de": "ドイツ語", "fr": "フランス語", "es": "スペイン語", "it": "イタリア語"}
+    | {"zh": "中国語", "ko": "韓国語", "pt": "ポルトガル語", "ru": "ロシア語", "ro": "ルーマニア語"},
+}
+"""What languages are called in prompts; a name that is not here stands as it is."""
+
+
+class PromptedWriting(Prompted):
+    """A text made of a text: `[{"…_text"}]` for one, a list of mappings for several.
+
+    Options of a call are those of `Prompted`, and of `GenerationOptions` those that concern drawing, penalties and
+    `max_new_tokens`, and:
+        votes: draw so many texts and take the one that most agree on (1: no draw).
+
+    Attributes:
+        key: what the result is called, `…_text`; examples call their answer so, too.
+    """
+
+    key: ClassVar[str]
+    length: ClassVar[int] = 96
+    options = Prompted.common | GENERATION | {"votes"}
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        result = super().__call__(inputs, **options)
+        return [result] if isinstance(inputs, str) else result
+
+    def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
+        read = [self._row(row, f"row {index}") for index, row in enumerate(rows)]
+        asked = {key: value for key, value in options.items() if key in GENERATION}
+        asked = {"max_new_tokens": self.length} | asked
+        votes = int(options.get("votes", 1))
+        if votes > 1:
+            asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
+        found = self._write(self._prompts(read, options), options, **asked)
+        return [{f"{self.key}_text": vote(texts)[0]} for texts in found]
+
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        return dict(result[0] if isinstance(result, list) else result)
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        yield cls.record(result)[f"{cls.key}_text"]
+
+
+class PromptedSummarization(PromptedWriting):
+    """A summary, `[{"summary_text"}]`; options are those of `PromptedWriting`."""
+
+    name = "summarization"
+    template_name = "summarization"
+    key: ClassVar[str] = "summary"
+    answer_field: ClassVar[str] = "summary_text"
+
+
+class PromptedTranslation(PromptedWriting):
+    """A translation, `[{"translation_text"}]`; options are those of `PromptedWriting`, and:
+
+    src_lang, tgt_lang: the languages, as codes ("en", "ja") or by name; also part of the task's name.
+    """
+
+    name = "translation"
+    template_name = "translation"
+    key: ClassVar[str] = "translation"
+    answer_field: ClassVar[str] = "translation_text"
+    options = PromptedWriting.options | {"src_lang", "tgt_lang"}
+
+    def _values(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        names = LANGUAGE_NAMES[self._language(options)]
+        given = {key: options.get(key) for key in ("src_lang", "tgt_lang")}
+        if not all(isinstance(each, str) for each in given.values()):
+            mend = "name the task translation_en_to_ja, or give src_lang and tgt_lang"
+            raise InputError("the languages are not named", where="translation", mend=mend)
+        return {key: names.get(str(code), code) for key, code in given.items()}

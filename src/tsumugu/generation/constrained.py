@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As `json.dumps` writes; left free, white space could go on for ever."""
-CLOSERS = b"\"}]0123456789,:. -+()/|aAtrufalsen'"
+CLOSERS = b"\"}],:)/| 0123456789-.+(aAtrufalsen'"
 """The bytes that are tried first when a text is closed, the likeliest to end something first."""
 CLOSING_STEPS, CLOSING_WIDTH = 512, 16
 """How many steps may close a text, and how many ways of closing it are followed side by side."""
@@ -49,7 +49,8 @@ def grammar_of(
     Args:
         choices: the text is one of these.
         regex: the whole text matches this, in Rust's dialect: no look-around, no back-references.
-        json_schema: the text is JSON that fits this schema, a mapping or JSON itself; `{}` for any JSON.
+        json_schema: the text is JSON that fits this schema, a mapping or JSON itself; `{}` for any JSON. Whole numbers
+            in it are exact up to 2 to the 53rd.
         lark: a grammar in llguidance's dialect of Lark.
 
     Raises:
@@ -148,8 +149,9 @@ class Guide:
                     if after.consume_tokens(more):
                         # What allows the same mostly goes on the same way: one of the two is enough.
                         following.setdefault(after.compute_bitmask(), ([*tokens, *more], after))
-            # Ways that lead somewhere new come first; the others may still be counting.
-            order = sorted(following, key=lambda mask: mask in seen)[:CLOSING_WIDTH]
+            # First the way that closes whatever it can, then those that lead somewhere new; others may be counting.
+            first = next(iter(following), None)
+            order = sorted(following, key=lambda mask: mask != first and 1 + (mask in seen))[:CLOSING_WIDTH]
             ways = [following[mask] for mask in order]
             seen.update(order)
         raise InputError(

@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING = 1
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --editable '.[constrained]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core

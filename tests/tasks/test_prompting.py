@@ -171,6 +171,7 @@ def test_names_lie_in_their_text(solver: Any) -> None:
     texts = [
         "Taro Yamada of the Bank of Japan (in Tokyo); then Taro Yamada again.",
         "no capitals here",
+        'Odd: \x7f\x00\x1b[0m "Quoted" \\Back /Slash/ 𠮷 {x}\t\u2028End',
         "山田太郎は東京のソニーで働く。",
         "A" * 30,
     ]

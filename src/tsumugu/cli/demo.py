@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from tsumugu.cli.console import stdout
@@ -20,10 +21,22 @@ SENTENCES = (
     "駅はどこですか。",
     "猫は寝ています。",
 )
+REVIEWS = ("a warm and funny film with a great cast", "two hours that i will never get back")
+RATED = (
+    ("a gripping and beautiful story", "positive"),
+    ("dull, lifeless and far too long", "negative"),
+    ("i loved every minute", "positive"),
+    ("the jokes fall flat", "negative"),
+)
+NEWS = "Angela Merkel visited Microsoft in Seattle."
+TAGGED = (
+    ("Taro Yamada works for Sony in Tokyo.", (("Taro Yamada", "PER"), ("Sony", "ORG"), ("Tokyo", "LOC"))),
+    ("It rained all day.", ()),
+)
 
 
 def demo(*, quiet: Quiet = False) -> None:
-    """Pull two small models, chat with one, rank sentences with the other, and show how long it all took."""
+    """Pull two small models, chat with one and put tasks to it, rank sentences with the other, and time it all."""
     from rich.table import Table
 
     show = stdout().print
@@ -55,6 +68,29 @@ def demo(*, quiet: Quiet = False) -> None:
             show(piece, end="", markup=False)
         rate = (pieces - 1) / max(1e-9, time.perf_counter() - began - first)
         remark.append(f"first piece after {first:.2f} s, then {rate:.1f} pieces/s")
+    show("\n")
+    with timed("judge 2 reviews") as remark:
+        sentiment: Any = pipeline("sentiment-analysis", chat.model, chat.tokenizer)
+        rated = [{"text": text, "label": label} for text, label in RATED]
+        judged = sentiment(list(REVIEWS), examples=rated, calibration="contextual")
+        remark.append("from a prompt with 4 examples")
+    show("[bold]Positive or negative?[/bold]")
+    for review, answer in zip(REVIEWS, judged, strict=True):
+        show(f"{answer['score']:7.4f}  {answer['label']}  {review}", markup=False)
+    if find_spec("llguidance") is None:
+        show("[dim]Names in a text: pip install 'tsumugu\\[constrained]'[/dim]")
+    else:
+        with timed("find names") as remark:
+            names: Any = pipeline("ner", chat.model, chat.tokenizer)
+            tagged = [
+                {"text": text, "entities": [{"word": word, "entity_group": group} for word, group in entities]}
+                for text, entities in TAGGED
+            ]
+            found = names(NEWS, examples=tagged)
+            remark.append("from a prompt with 2 examples, held to the text by a grammar")
+        show(f"\n[bold]Names in: {NEWS}[/bold]")
+        for each in found:
+            show(f"{each['score']:7.4f}  {each['entity_group']}  {each['word']}", markup=False)
     with timed("load minilm") as remark:
         compare: Any = pipeline("sentence-similarity", "minilm")
         remark.append(f"{compare.model.num_parameters() / 1e6:.0f}M parameters, float32")

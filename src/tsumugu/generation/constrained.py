@@ -62,8 +62,7 @@ def grammar_of(
     if choices is not None:
         if not choices or "" in choices:
             raise InputError("a choice must have at least one character", where="choices")
-        texts = " | ".join(json.dumps(each, ensure_ascii=False) for each in dict.fromkeys(choices))
-        return str(_library().grammar_from("lark", f"start: CHOICE\nCHOICE: {texts}"))
+        return str(_library().grammar_from("regex", "|".join(map(_verbatim, dict.fromkeys(choices)))))
     if regex is not None:
         return str(_library().grammar_from("regex", regex))
     if json_schema is not None:
@@ -73,6 +72,16 @@ def grammar_of(
         except (ValueError, TypeError) as error:
             raise InputError(f"not a JSON schema ({error})", where="json_schema") from None
     return None if lark is None else str(_library().grammar_from("lark", lark))
+
+
+def quoted(value: Any) -> str:
+    """A text, or JSON, as it stands in a grammar of llguidance's."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _verbatim(text: str) -> str:
+    """A regular expression for a text itself."""
+    return "".join(each if each.isascii() and each.isalnum() else f"\\x{{{ord(each):x}}}" for each in text)
 
 
 class Guide:

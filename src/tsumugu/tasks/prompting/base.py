@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.engines.load import load_model
 from tsumugu.engines.session import Scorer, open_scorer, read_prefix
-from tsumugu.generation.constrained import grammar_of
+from tsumugu.generation.constrained import grammar_of, quoted
 from tsumugu.generation.generate import complete, resolve_options
 from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
@@ -257,7 +256,7 @@ def common(rows: Sequence[list[int]]) -> list[int]:
 
 def _line(answer: str, lead: str) -> str:
     """The grammar of a line that holds an answer after the white space that it begins with."""
-    start = f"{json.dumps(lead)} answer" if lead else "answer"
+    start = f"{quoted(lead)} answer" if lead else "answer"
     found = grammar_of(lark=f'start: {start} "\\n"?\n{answer}')
     assert found is not None
     return found

@@ -5,7 +5,6 @@ What may be written is held to stretches of that very text by a grammar, so that
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.generation.constrained import quoted
 from tsumugu.tasks.prompting.base import Example, Prompted, vote
 from tsumugu.tasks.prompting.template import Prompt
 from tsumugu.text.japanese import japanese_share
@@ -204,31 +204,27 @@ class PromptedQuestionAnswering(Prompted):
 
 
 def _span_rules(context: str, nothing: str | None) -> str:
-    other = "" if nothing is None else f" | {_quoted(nothing)}"
+    other = "" if nothing is None else f" | {quoted(nothing)}"
     return f"answer: SPAN{other}\n{_stretch(context, LINE_OF_TEXT)}"
 
 
 def _entity_rules(text: str, words: list[str], nothing: str, pattern: str | None) -> str:
-    labels = " | ".join(_quoted(f" ({word})") for word in words)
+    labels = " | ".join(quoted(f" ({word})") for word in words)
     usual = JAPANESE_NAME if _unspaced(text) else NAME if text != text.lower() else LOWER_NAME
     more = f'("; " ENTITY){{0,{MOST_ENTITIES - 1}}}'
     span = _stretch(text, pattern or usual)
     # One lexeme, so that a name may end where it could also go on.
-    return f"answer: {_quoted(nothing)} | ENTITY {more}\nENTITY: SPAN LABEL\nLABEL: {labels}\n{span}"
+    return f"answer: {quoted(nothing)} | ENTITY {more}\nENTITY: SPAN LABEL\nLABEL: {labels}\n{span}"
 
 
 def _stretch(text: str, pattern: str) -> str:
     """A rule for a stretch of a text, of whole words or, where there are no spaces, of characters."""
-    part = _quoted({"substring_chars" if _unspaced(text) else "substring_words": text})
+    part = quoted({"substring_chars" if _unspaced(text) else "substring_words": text})
     return f"SPAN: PART & /{pattern}/\nPART: %regex {part}\n"
 
 
 def _unspaced(text: str) -> bool:
     return japanese_share([text]) >= WITHOUT_SPACES
-
-
-def _quoted(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _entities(text: str, words: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -481,5 +481,5 @@ def test_the_words_are_level() -> None:
     assert set(WORDS["en"]) == set(WORDS["ja"])
     templates = Path(tg.__file__).parent / "evaluation" / "templates"
     text = "".join(path.read_text("utf-8") for path in templates.iterdir())
-    used = set(re.findall(r"words\.(\w+)", text)) | {"by_length", "by_label", "by_answer"}
+    used = set(re.findall(r"words\.(\w+)", text)) | {"by_length", "by_label", "by_answer", "range"}
     assert used == set(WORDS["en"])

@@ -17,7 +17,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.evaluation.comparison import Comparison, p_value
 from tsumugu.evaluation.report_words import WORDS
 from tsumugu.evaluation.resampling import Score
-from tsumugu.evaluation.results import Results
+from tsumugu.evaluation.results import Results, Slice
 from tsumugu.evaluation.scoring import Item, score
 from tsumugu.text.japanese import japanese_share
 
@@ -45,7 +45,7 @@ def write_report(results: Results, items: Sequence[Item], path: Path, *, languag
         results=results,
         main=main,
         metrics=[_bar(name, each, results.higher[name]) for name, each in results.scores.items()],
-        slices=[_bar(each.name, each.score, True, by=each.by) for each in results.slices],
+        slices=[_bar(_part(each, language), each.score, True, by=each.by) for each in results.slices],
         confusion=_confusion(results),
         bins=_reliability(results),
         errors=_errors(results, items),
@@ -60,7 +60,7 @@ def write_comparison(comparisons: Sequence[Comparison], path: Path, *, language:
     for each in comparisons:
         names = [each.metric, *(name for name in each.ranks[0].scores if name != each.metric)]
         rows = [{"rank": rank, "bar": _bar(rank.system, rank.scores[each.metric], True)} for rank in each.ranks]
-        tables.append({"comparison": each, "names": names[:6], "rows": rows})
+        tables.append({"comparison": each, "names": names[:5], "rows": rows})
     _write(path, _template("comparison.html.j2").render(**_common(language), tables=tables, p_value=p_value))
 
 
@@ -100,6 +100,12 @@ def shown(text: str) -> str:
     """A text as the report shows it: its middle left out where it is long, signs that are none replaced."""
     text = _CONTROL.sub("\ufffd", text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def _part(each: Slice, language: str) -> str:
+    """The name of a slice in the report's language."""
+    edges = re.fullmatch(r"([\d,]+) to ([\d,]+) characters", each.name) if each.by == "length" else None
+    return each.name if edges is None else WORDS[language]["range"].format(*edges.groups())
 
 
 def _bar(name: str, each: Score, higher: bool, by: str = "") -> dict[str, Any]:

@@ -11,7 +11,6 @@ from tests.blocks import loops
 
 from tsumugu.blocks.heads import (
     IGNORE,
-    POOLING_MODES,
     ClassificationHead,
     LanguageModelHead,
     MaskedLanguageModelHead,
@@ -23,6 +22,8 @@ from tsumugu.blocks.heads import (
     shifted_cross_entropy,
 )
 from tsumugu.blocks.normalization import LayerNorm
+from tsumugu.core.pooling import POOLING_MODES
+from tsumugu.core.pooling import pool as pool_arrays
 
 X = loops.states(3, 4, 6)
 REAL = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1]])
@@ -85,6 +86,8 @@ def pooled(states: np.ndarray, mode: str) -> list[float]:
 def test_pooling(mode: str, dtype: torch.dtype) -> None:
     wanted = [pooled(X[row][REAL[row].bool()].numpy(), mode) for row in range(3)]
     assert loops.difference(pool(X, REAL.to(dtype), mode), wanted) <= loops.TOLERANCE  # type: ignore[arg-type]
+    arrays = pool_arrays(X.numpy(), REAL.numpy(), mode)  # type: ignore[arg-type]
+    assert np.abs(arrays - np.stack(wanted)).max() <= 1e-6
 
 
 @pytest.mark.parametrize("mode", POOLING_MODES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc_data.topics
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.weights
 COUNT = int(os.environ.get("TSUMUGU_PROMPTS", "6"))
 """How many prompts are continued; 100 in the figures that the documentation gives."""
 TOKENS = 32
+SENTENCES = [line.strip() for line in pydoc_data.topics.topics["assignment"].splitlines() if len(line.split()) > 9][:40]
 
 
 def test_float32_writes_what_torch_writes(smollm2_path: Path) -> None:
@@ -34,9 +36,28 @@ def test_float32_writes_what_torch_writes(smollm2_path: Path) -> None:
     assert ours == theirs
 
 
-def test_the_command_line_runs_without_torch(smollm2_path: Path) -> None:
-    """Compiled once, a text is written by a process that never imports torch."""
-    typed = ["run", "text-generation", "The capital of France is", "-m", str(smollm2_path), "-n", "4"]
+def test_sentence_vectors_are_those_of_torch(minilm_path: Path) -> None:
+    texts = varied_texts(60)
+    wanted = tg.pipeline("sentence-embedding", minilm_path).encode(texts)  # type: ignore[attr-defined]
+    whole = tg.pipeline("sentence-embedding", minilm_path, engine="onnx").encode(texts)  # type: ignore[attr-defined]
+    assert np.abs(whole - wanted).max() <= 1e-5
+    eight = tg.pipeline("sentence-embedding", minilm_path, quantize="int8").encode(SENTENCES)  # type: ignore[attr-defined]
+    exact = tg.pipeline("sentence-embedding", minilm_path).encode(SENTENCES)  # type: ignore[attr-defined]
+    assert (eight * exact).sum(1).min() >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        (["run", "text-generation", "The capital of France is", "-m", "smollm2", "-n", "4"], "Paris"),
+        (["embed", "A text.", "-m", "minilm"], "embedding"),
+        (["similarity", "A cat sits.", "A cat is sitting.", "-m", "minilm"], "0.9"),
+    ],
+)
+def test_the_command_line_runs_without_torch(
+    typed: list[str], wanted: str, smollm2_path: Path, minilm_path: Path
+) -> None:
+    """Compiled once, a task is solved by a process that never imports torch."""
     program = f"""
 import sys
 from tsumugu.cli import main
@@ -48,4 +69,4 @@ except SystemExit as leaving:
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "0 False False"
-    assert "Paris" in done.stdout
+    assert wanted in done.stdout

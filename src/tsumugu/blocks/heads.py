@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tsumugu.blocks.cross_entropy import linear_cross_entropy
 from tsumugu.blocks.feedforward import activation
+from tsumugu.core.pooling import PoolingMode
 
 IGNORE = -100
 """A label that counts for nothing in a loss."""
@@ -147,9 +146,6 @@ class SpanHead(nn.Module):
         return start, end
 
 
-PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len"]
-
-
 def pool(states: Tensor, real: Tensor, mode: PoolingMode = "mean") -> Tensor:
     """One vector a text from its tokens' states.
 
@@ -173,9 +169,6 @@ def pool(states: Tensor, real: Tensor, mode: PoolingMode = "mean") -> Tensor:
             return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
         case "mean_sqrt_len":
             return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9).sqrt()
-
-
-POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
 
 
 def last_real(real: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tsumugu.cli.inputs import (
     one_text,
     read_inputs,
 )
-from tsumugu.cli.options import Device, DType, Model, Quiet
+from tsumugu.cli.options import Device, DType, Engine, Model, Quantize, Quiet, quantization
 
 CHUNK = 1024
 """Texts that are sorted by length and computed together."""
@@ -44,6 +44,8 @@ def embed(
     ] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    quantize: Quantize = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Print one JSON object a text, with its `embedding`, or write them to a file."""
@@ -52,7 +54,8 @@ def embed(
     from tsumugu.tasks.sentence_embedding import SentenceEmbedding
 
     with downloads(quiet=quiet) as watch:
-        task = SentenceEmbedding.load(model or "minilm", dtype=dtype, device=device, progress=watch)
+        computing: Any = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        task = SentenceEmbedding.load(model or "minilm", progress=watch, **computing)
     with sink as write, progress(quiet=quiet) as display:
         bar = display.add_task("embedding", total=inputs.total)
         for chunk in in_batches(((row, one_text(row, text_column)) for row in inputs.rows), CHUNK):

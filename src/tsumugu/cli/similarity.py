@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.options import Device, DType, Model, Quiet
+from tsumugu.cli.options import Device, DType, Engine, Model, Quantize, Quiet, quantization
 
 
 def similarity(
@@ -20,6 +20,8 @@ def similarity(
     json: Annotated[bool, Parameter(negative="", help="As JSON Lines.")] = False,
     dtype: DType = "float32",
     device: Device = "cpu",
+    engine: Engine = "auto",
+    quantize: Quantize = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Compare TEXT with OTHER: a cosine between -1 and 1. With MORE texts, rank them all, the most alike first.
@@ -36,7 +38,8 @@ def similarity(
     from tsumugu.tasks.sentence_similarity import SentenceSimilarity
 
     with downloads(quiet=quiet) as watch:
-        task = SentenceSimilarity.load(model or "minilm", dtype=dtype, device=device, progress=watch)
+        computing: Any = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        task = SentenceSimilarity.load(model or "minilm", progress=watch, **computing)
     for answer in task.rank(text, [other, *more]):
         if json:
             print(jsonlib.dumps({"text": answer["text"], "score": answer["score"]}, ensure_ascii=False))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tsumugu.blocks.attention import Attention
-from tsumugu.blocks.embeddings import Embeddings
+from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from tsumugu.blocks.heads import (
     ClassificationHead,
@@ -36,6 +36,9 @@ from tsumugu.blocks.stack import Stack
 from tsumugu.core.errors import ConfigError
 from tsumugu.engines.onnx_graph import Graph, Value
 from tsumugu.engines.onnx_linear import Heads, Linears, Part
+
+TABLES = (nn.Embedding, Embedding, LearnedPositions)
+"""Modules that are looked up by whole numbers and do nothing else."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def embed(
     for part, given in ((module.segment, segments), (module.position, positions)):
         if part is not None:
             table = "segment" if part is module.segment else "position"
-            if type(part) not in (nn.Embedding, *_TABLES):
+            if type(part) not in TABLES:
                 raise _unknown(part)
             x = e.graph.node("Add", x, e.graph.node("Gather", e.vector(f"{name}.{table}.weight"), given, axis=0))
     return Stream(x if module.norm is None else norm(e, module.norm, f"{name}.norm", Stream(x))[0])
@@ -255,7 +258,7 @@ def _feed_forward(e: Emitter, module: nn.Module, name: str, x: Value) -> tuple[V
         inner = e.graph.node("Mul", gate, e.biased(*e.linear(x, Part(f"{name}.up", module.up))))
     else:
         raise _unknown(module)
-    return e.linear(inner, Part(f"{name}.down", module.down))
+    return e.linear(inner, Part(f"{name}.down", module.down), grouped=True)
 
 
 def activated(e: Emitter, function: Any, x: Value, bias: Value | None) -> Value:
@@ -315,9 +318,6 @@ def head(e: Emitter, module: nn.Module, name: str, x: Value, *, tied: str | None
 
 def _without_bias(module: nn.Linear) -> nn.Linear:
     return nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-
-
-_TABLES = (LearnedPositions, nn.Embedding)
 
 
 def _unknown(part: Any) -> ConfigError:

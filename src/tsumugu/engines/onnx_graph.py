@@ -82,7 +82,7 @@ class Graph:
         """
         if name in self.constants:
             return self.constants[name]
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         value = _value(name, array.dtype.type, array.shape)
         if array.nbytes <= SMALL:
             value.const_value = ir.tensor(array, name=name)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from tsumugu.engines.onnx_graph import Graph, Value
-from tsumugu.engines.onnx_weights import Floats, Packed, Scheme, quantized
+from tsumugu.engines.onnx_weights import Floats, Packed, Scheme, by_columns, quantized
 
 HEAD_UNIT = 16
 """ONNX Runtime's attention wants heads of a multiple of this width; narrower ones are filled up with zeros."""
@@ -95,11 +95,12 @@ class Linears:
     weights: Weights
     scheme: Scheme
 
-    def __call__(self, x: Value, *parts: Part, head: bool = False) -> tuple[Value, Value | None]:
+    def __call__(self, x: Value, *parts: Part, head: bool = False, grouped: bool = False) -> tuple[Value, Value | None]:
         """`x` `[…, in]` -> `[…, out]`, one part's rows below the other's; and a bias that is still to be added.
 
         Args:
             head: over the vocabulary: kept as the scheme says for that, and laid out as an embedding is.
+            grouped: of numbers so uneven that one scale for all of them would lose too much.
         """
         key = "+".join((parts[0].name, *(part.name.split(".")[-1] for part in parts[1:])))
         bias = None
@@ -111,6 +112,10 @@ class Linears:
                 return self.graph.fused("FusedMatMul", x, self.table(parts[0].name), transB=1), bias
             matrix = self.graph.constant(f"{key}.matrix", _stack([part.matrix(self.weights) for part in parts]).T)
             return self.graph.node("MatMul", x, matrix), bias
+        if self.scheme.columns and not head and not grouped:
+            whole, scale = by_columns(_stack([part.matrix(self.weights) for part in parts]))
+            inputs = (self.graph.constant(f"{key}.numbers", whole), self.graph.constant(f"{key}.scales", scale))
+            return self.graph.fused("DynamicQuantizeMatMul", x, *inputs, None, bias), None
         packed = self._packed(parts, bits)
         numbers, scales, *zeros = self._stored(key, packed)
         columns = parts[0].columns

@@ -10,8 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from tsumugu.core.errors import InputError
+from tsumugu.core.output import Output
 from tsumugu.core.registry import FUNCTIONS
+from tsumugu.core.tensors import format_of
 from tsumugu.engines import onnx_store
+from tsumugu.engines.onnx_encoder import read_texts
 from tsumugu.engines.onnx_session import OnnxSession
 
 
@@ -75,6 +78,25 @@ class OnnxModel:
             batch=batch,
             capacity=capacity,
         )
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Output:
+        """Read whole texts; tensors of the kind of `input_ids` come back, NumPy for lists.
+
+        What is said of a text by its first token is said by the first that is no padding.
+
+        Args:
+            input_ids: `[batch, time]`.
+            attention_mask: `[batch, time]`, non-zero where a token is real.
+            token_type_ids: `[batch, time]`, which of two texts a token is from.
+
+        Raises:
+            InputError: a decoder, other shapes, or an id outside the vocabulary.
+        """
+        if self.interface["kind"] != "encoder":
+            raise InputError("a compiled decoder only continues texts", where="model", mend="use tg.generate")
+        found = read_texts(self, input_ids, attention_mask, token_type_ids)
+        kind = format_of(input_ids)
+        return found if kind is None else found.converted(kind)
 
     def generate(self, input_ids: Any, **options: Any) -> Any:
         """The same as `tsumugu.generate(model, input_ids, …)`."""

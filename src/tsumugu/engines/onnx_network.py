@@ -66,7 +66,7 @@ def write_network(graph: Graph, model: Model, weights: Weights, scheme: Scheme) 
     if isinstance(model, Decoder) and type(model).forward is Decoder.forward and model.head_name == "causal-lm":
         _decoder(linear, model)
     elif isinstance(model, Encoder) and type(model).forward is Encoder.forward and model.head_name != "pretraining":
-        _encoder(linear, model)
+        _encoder(Linears(graph, weights, scheme.for_encoder()), model)
     else:
         raise ConfigError(
             f"a {model.family.name} model with head {model.head_name!r} has no form in an ONNX graph yet",

@@ -10,7 +10,7 @@ in ggml-quants.c, over fewer candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,15 @@ class Scheme:
         head_bits: of the matrix over the vocabulary, whose errors reach the output directly.
         group: numbers that share a scale; 0 chooses by the width of each matrix.
         as_found: take over a checkpoint's blocks of whatever number of bits.
+        columns: 8 bits with one scale for each output instead of groups, multiplied in whole numbers throughout: much
+            quicker for many tokens at once, as encoders read them, and a little less exact.
     """
 
     bits: int = 32
     head_bits: int = 32
     group: int = 0
     as_found: bool = False
+    columns: bool = False
 
     @classmethod
     def parse(cls, quantize: str | None, group: int = 0, *, quantized_already: bool = False) -> Scheme:
@@ -65,13 +68,18 @@ class Scheme:
             f"unknown quantisation {quantize!r}", where="quantize", mend=did_you_mean(quantize, QUANTIZATIONS)
         )
 
+    def for_encoder(self) -> Scheme:
+        """The same for a network that reads many tokens at once."""
+        return replace(self, columns=self.bits == 8 and not self.group)
+
     def group_for(self, width: int, bits: int) -> int:
         """The size of the groups of a matrix with `width` columns."""
         if self.group:
             return self.group
         if bits == 4:
             return 32
-        return next(group for group in (64, 32, 16) if width % group == 0 or group == 16)
+        sizes = (128, 64, 32) if self.columns else (64, 32)
+        return next((group for group in sizes if width % group == 0), 32)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,18 @@ def _nibbles(zeros: Bytes) -> Bytes:
     """Numbers below 16, `[rows, groups]`, two to a byte."""
     even = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
     return (even[:, 0::2] | even[:, 1::2] << 4).astype(np.uint8)
+
+
+SEVEN_BITS = 63
+"""The largest number of `by_columns`: products of two neighbours with 8-bit activations then fit into 16 bits, which
+processors without instructions for more would cut off."""
+
+
+def by_columns(matrix: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """`matrix` `[out, in]` as `[in, out]` whole numbers around 0, and the scale of each output, `[out]`."""
+    scales = np.abs(matrix).max(1) / np.float32(SEVEN_BITS)
+    numbers = np.rint(matrix / np.where(scales > 0, scales, 1)[:, None])
+    return np.ascontiguousarray(numbers.T.astype(np.int8)), scales
 
 
 def from_gguf(kind: str, blocks: Bytes) -> Packed:

@@ -23,6 +23,7 @@ class FeatureExtraction(Task):
 
     name = "feature-extraction"
     default_model = "minilm"
+    engines = ("torch", "onnx")
     options = frozenset({"return_tensors", "truncation", "max_length"})
 
     @torch.inference_mode()

@@ -23,6 +23,7 @@ class FillMask(Task):
     """
 
     name = "fill-mask"
+    engines = ("torch", "onnx")
     options = frozenset({"top_k", "targets"})
 
     @torch.inference_mode()

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tsumugu.blocks.heads import POOLING_MODES, PoolingMode, pool
 from tsumugu.core.errors import CheckpointError, InputError, did_you_mean
+from tsumugu.core.pooling import POOLING_MODES, PoolingMode, pool
 from tsumugu.core.tensors import TensorFormat, convert_tensor
+from tsumugu.engines.onnx_model import OnnxModel
 from tsumugu.tasks.base import Task
 
 TOKEN_BUDGET = 4096
@@ -56,6 +55,7 @@ class SentenceEmbedding(Task):
 
     name = "sentence-embedding"
     default_model = "minilm"
+    engines = ("torch", "onnx")
     options = frozenset({"return_tensors", "pooling", "normalize"})
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -63,7 +63,6 @@ class SentenceEmbedding(Task):
         folder = self.model.path if self.model.path is not None and self.model.path.is_dir() else None
         self.pooling = Pooling() if folder is None else read_pooling(folder)
 
-    @torch.inference_mode()
     def encode(
         self,
         texts: Sequence[str],
@@ -89,20 +88,32 @@ class SentenceEmbedding(Task):
         vectors = np.empty((len(rows), self.model.config.hidden_size), dtype=np.float32)
         for batch in _batches([len(each) for each in ids]):
             longest = max(len(ids[row]) for row in batch)
-            tokens = torch.zeros(len(batch), longest, dtype=torch.int64)
-            real = torch.zeros(len(batch), longest, dtype=torch.int64)
+            tokens = np.zeros((len(batch), longest), np.int64)
+            real = np.zeros((len(batch), longest), np.int64)
             for place, row in enumerate(batch):
-                tokens[place, : len(ids[row])] = torch.tensor(ids[row])
+                tokens[place, : len(ids[row])] = ids[row]
                 real[place, : len(ids[row])] = 1
-            vectors[batch] = self._vectors(tokens, real, mode, unit).cpu().numpy()
+            found = self._vectors(tokens, real, mode)
+            if unit:
+                found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+            vectors[batch] = found
             if progress is not None:
                 progress(len(batch))
         return vectors
 
-    def _vectors(self, tokens: Tensor, real: Tensor, mode: PoolingMode, unit: bool) -> Tensor:
-        states = self.model(tokens, attention_mask=real).last_hidden_state
-        vectors = pool(states, real.to(states.device), mode).float()
-        return torch.nn.functional.normalize(vectors, dim=-1) if unit else vectors
+    def _vectors(self, tokens: NDArray[np.int64], real: NDArray[np.int64], mode: PoolingMode) -> NDArray[np.float32]:
+        """One vector a row; on torch they are pooled where the model is, so that little leaves a GPU."""
+        if isinstance(self.model, OnnxModel):
+            return pool(self.model(tokens, attention_mask=real).last_hidden_state, real, mode)
+        import torch
+
+        from tsumugu.blocks.heads import pool as pool_tensors
+
+        with torch.inference_mode():
+            states = self.model(tokens, attention_mask=real).last_hidden_state
+            vectors = pool_tensors(states, torch.from_numpy(real).to(states.device), mode)
+            array: NDArray[np.float32] = vectors.float().cpu().numpy()
+        return array
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         wanted = options.get("return_tensors")

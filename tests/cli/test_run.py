@@ -100,7 +100,8 @@ def test_vectors_and_their_likeness(typed, encoder_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("run", "sentiment"), "unknown task 'sentiment'"),
+        (("run", "sentimentt"), "did you mean 'sentiment-analysis'?"),
+        (("run", "summarization", "x", "-m", "DECODER"), "must be prompted for summarization"),
         (("run", "text-generaton", "x"), "did you mean 'text-generation'?"),
         (("run", "text-generation", "x", "-i", "file.txt"), "both a text and --input are given"),
         (("run", "text-generation", "-i", "nowhere.txt"), "nowhere.txt"),
@@ -112,7 +113,7 @@ def test_vectors_and_their_likeness(typed, encoder_folder: Path, tmp_path: Path)
         (("run", "fill-mask", "x", "-m", "DECODER"), "no head 'fill-mask'"),
         (("run", "fill-mask", "no mask", "-m", "ENCODER"), "there is no [MASK] in 'no mask'"),
         (("run", "fill-mask", "[MASK]", "-m", "ENCODER", "--temperature", "1"), "fill-mask has no option"),
-        (("run", "sts", "one", "-m", "ENCODER"), "1 texts are no pair"),
+        (("run", "sts", "one", "-m", "ENCODER"), "expected sentence1 and sentence2, found 1 texts"),
         (("run", "text-generation", "x", "-m", "DECODER", "-o", "/nowhere/out.jsonl"), "/nowhere"),
         (("run", "text-generation", "x", "-m", "DECODER", "-o", "out.docx"), "out.docx"),
         (("embed", "x", "-m", "ENCODER", "--pooling", "meen"), "did you mean 'mean'?"),

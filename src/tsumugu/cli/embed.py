@@ -27,9 +27,7 @@ CHUNK = 1024
 
 
 def embed(
-    texts: Texts = None,
-    /,
-    *,
+    *texts: Texts,
     model: Model = "minilm",
     input: InputPath = None,
     input_format: InputFormat = None,
@@ -49,7 +47,7 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Print one JSON object a text, with its `embedding`, or write them to a file."""
-    inputs = read_inputs(texts or [], input, format=input_format, encoding_errors=encoding_errors)
+    inputs = read_inputs(texts, input, format=input_format, encoding_errors=encoding_errors)
     sink = _Sink(output, input)
     from tsumugu.tasks.sentence_embedding import SentenceEmbedding
 

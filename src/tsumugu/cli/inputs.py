@@ -13,11 +13,11 @@ from cyclopts import Parameter
 from tsumugu.cli.dash import DASH
 from tsumugu.core.errors import InputError
 from tsumugu.data.readers import count_rows, read_rows
-from tsumugu.data.rows import Row, require_columns, text_column, text_of
+from tsumugu.data.rows import Row, text_column, text_of
 
 T = TypeVar("T")
 
-Texts = Annotated[list[str] | None, DASH, Parameter(name="text", negative="", help="Texts; - reads standard input.")]
+Texts = Annotated[str, DASH, Parameter(name="text", help="Texts; - reads standard input.")]
 InputPath = Annotated[
     Path | None,
     DASH,
@@ -26,9 +26,6 @@ InputPath = Annotated[
 InputFormat = Annotated[str | None, Parameter(help="What the input is, whatever its name says: jsonl, csv.gz, …")]
 TextColumn = Annotated[str | None, Parameter(help="The column with the text; two, with a comma, for pairs.")]
 EncodingErrors = Annotated[Literal["strict", "replace"], Parameter(help="What to do with invalid UTF-8.")]
-
-PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("premise", "hypothesis"))
-"""Names that two columns of texts usually have."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +61,6 @@ def read_inputs(
 def one_text(row: Row, column: str | None) -> str:
     """The text of a row, from the column named or found."""
     return text_of(row, text_column(row, column))
-
-
-def two_texts(row: Row, column: str | None) -> tuple[str, str]:
-    """Two texts of a row, from columns named as `first,second`, or found by their usual names."""
-    names: Sequence[str] | None = None if column is None else [each.strip() for each in column.split(",")]
-    if names is None:
-        names = next((pair for pair in PAIRS if all(name in row.values for name in pair)), None)
-    if names is None or len(names) != 2:
-        raise InputError("two columns with texts are needed", where=row.where, mend="--text-column first,second")
-    require_columns(names, row.values, row.where)
-    return text_of(row, names[0]), text_of(row, names[1])
 
 
 def in_batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -29,6 +29,48 @@ Model = Annotated[
 Quiet = Annotated[bool, Parameter(("--quiet", "-q"), negative="", help="No progress, no summary.")]
 
 
+Words = Annotated[list[str] | None, Parameter(negative="")]
+Switch = Annotated[bool, Parameter(negative="")]
+
+
+@Parameter(name="*", group=Group("Task", sort_key=5))
+@dataclass(kw_only=True)
+class TaskFlags:
+    """What single tasks ask for; each refuses what it does not know."""
+
+    targets: Annotated[Words, Parameter(help="fill-mask: choose among these words.")] = None
+    pooling: Annotated[str | None, Parameter(help="Vectors: mean, cls, max or last, not the checkpoint's own.")] = None
+    candidate_labels: Annotated[
+        Words, Parameter(("--label", "-l"), help="zero-shot-classification: choose among these; may be repeated.")
+    ] = None
+    hypothesis_template: Annotated[
+        str | None, Parameter(help="zero-shot-classification: the sentence about a label, with {} for it.")
+    ] = None
+    multi_label: Annotated[Switch, Parameter(help="zero-shot-classification: judge each label by itself.")] = False
+    function_to_apply: Annotated[
+        str | None, Parameter(help="text-classification: sigmoid, softmax or none, for the scores.")
+    ] = None
+    aggregation_strategy: Annotated[
+        str | None,
+        Parameter(("--aggregation", "-a"), help="token-classification: none, simple, first, average or max."),
+    ] = None
+    ignore_labels: Annotated[Words, Parameter(help="token-classification: leave these out, instead of O.")] = None
+    stride: Annotated[int | None, Parameter(help="token-classification: tokens that pieces share.")] = None
+    max_answer_len: Annotated[int | None, Parameter(help="question-answering: tokens of an answer at most.")] = None
+    doc_stride: Annotated[int | None, Parameter(help="question-answering: tokens that pieces share.")] = None
+    handle_impossible_answer: Annotated[
+        Switch, Parameter("--no-answer", help="question-answering: there may be no answer.")
+    ] = False
+    prefix: Annotated[str | None, Parameter(help="Encoder-decoders: put in front of the text.")] = None
+    max_length: Annotated[int | None, Parameter(help="Encoder-decoders: as --max-new-tokens, plus 1.")] = None
+    min_length: Annotated[int | None, Parameter(help="Encoder-decoders: as --min-new-tokens, plus 1.")] = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Only what was asked for."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in given.items() if value not in (None, False)}
+
+
 @Parameter(name="*", group=Group("Generation", sort_key=10))
 @dataclass(kw_only=True)
 class GenerationFlags:
@@ -38,12 +80,13 @@ class GenerationFlags:
     min_new_tokens: Annotated[int | None, Parameter(help="No end before so many.")] = None
     greedy: Annotated[bool, Parameter(negative="", help="Always the likeliest token.")] = False
     temperature: Annotated[float | None, Parameter(help="Draw; above 1 more varied, below 1 safer.")] = None
-    top_k: Annotated[int | None, Parameter(help="Draw among the k likeliest (fill-mask: show k).")] = None
+    top_k: Annotated[int | None, Parameter(help="Draw among the k likeliest; of labels or words: show k.")] = None
     top_p: Annotated[float | None, Parameter(help="Draw among the likeliest with this probability together.")] = None
     min_p: Annotated[float | None, Parameter(help="Draw among those at least this fraction as likely.")] = None
     repetition_penalty: Annotated[float | None, Parameter(help="Above 1 discourages tokens already there.")] = None
     frequency_penalty: Annotated[float | None, Parameter(help="Taken off for each time a token was written.")] = None
     presence_penalty: Annotated[float | None, Parameter(help="Taken off once a token was written.")] = None
+    no_repeat_ngram_size: Annotated[int | None, Parameter(help="No run of so many tokens comes twice.")] = None
     seed: Annotated[int | None, Parameter(help="Of the draws: the same seed, the same text.")] = None
     num_beams: Annotated[int | None, Parameter(help="Beam search with so many beams.")] = None
     length_penalty: Annotated[float | None, Parameter(help="Exponent on the length in a beam's score.")] = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,24 +22,39 @@ from tsumugu.cli.inputs import (
     TextColumn,
     Texts,
     in_batches,
-    one_text,
     read_inputs,
-    two_texts,
 )
-from tsumugu.cli.options import Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
+from tsumugu.cli.options import (
+    Device,
+    DType,
+    Engine,
+    GenerationFlags,
+    Model,
+    Quantize,
+    Quiet,
+    TaskFlags,
+    quantization,
+)
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import TASKS
 from tsumugu.data.rows import Row
 
-WRITING = ("text-generation", "chat")
-"""Tasks that write text, and may show it while it is written."""
+if TYPE_CHECKING:
+    from tsumugu.tasks.base import Task
+
+STREAMING = ("text-generation", "chat")
+"""Tasks that may show a text while they write it."""
+
+PIPED = 8
+"""Rows of standard input that are read before they are answered."""
+
+Write = Callable[["type[Task]", dict[str, Any], Any], None]
 
 
 def run(
     task: str,
-    texts: Texts = None,
     /,
-    *,
+    *texts: Texts,
     model: Model = None,
     input: InputPath = None,
     input_format: InputFormat = None,
@@ -48,15 +64,16 @@ def run(
     json: Annotated[bool, Parameter(negative="", help="Results as JSON Lines.")] = False,
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",
-    targets: Annotated[list[str] | None, Parameter(negative="", help="fill-mask: choose among these words.")] = None,
-    pooling: Annotated[str | None, Parameter(help="Vectors: mean, cls, max or last, not the checkpoint's own.")] = None,
+    pair: Annotated[bool, Parameter(negative="", help="text-classification: two texts are one pair.")] = False,
+    context: Annotated[Path | None, Parameter(help="question-answering: a file with what is asked about.")] = None,
     full_text: Annotated[bool, Parameter(negative="", help="text-generation: put the prompt in front.")] = False,
-    batch_size: Annotated[int, Parameter(help="Rows computed together.")] = 8,
+    batch_size: Annotated[int | None, Parameter(help="Rows computed together at most.")] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
     engine: Engine = "auto",
     quantize: Quantize = "auto",
     quiet: Quiet = False,
+    asked: TaskFlags | None = None,
     flags: GenerationFlags | None = None,
 ) -> None:
     """Solve TASK for every text.
@@ -64,44 +81,65 @@ def run(
     Parameters
     ----------
     task
-        text-generation, chat, fill-mask, feature-extraction, sentence-embedding or sentence-similarity.
+        text-generation, chat, fill-mask, text-classification (sentiment-analysis, nli), token-classification (ner),
+        question-answering, zero-shot-classification, summarization, translation (translation_en_to_de),
+        text2text-generation, feature-extraction, sentence-embedding or sentence-similarity.
     """
     name = TASKS.canonical(task)
-    if name == "sentence-similarity" and texts and texts != ["-"]:
-        if len(texts) != 2:
-            raise InputError(f"{len(texts)} texts are no pair", where="text", mend="give two, or see similarity")
-        inputs = Inputs(iter([Row(1, {"text1": texts[0], "text2": texts[1]})]), 1)
-    else:
-        inputs = read_inputs(texts or [], input, format=input_format, encoding_errors=encoding_errors)
-    writer = _writer(name, output, input, as_json=json)
-    options = (flags or GenerationFlags()).chosen()
-    options |= {key: value for key, value in (("targets", targets), ("pooling", pooling)) if value is not None}
+    options = (flags or GenerationFlags()).chosen() | (asked or TaskFlags()).chosen()
     if name == "text-generation":
         options["return_full_text"] = full_text
+    if texts and texts != ("-",) and input is None:
+        inputs = None
+    else:
+        inputs = read_inputs(texts, input, format=input_format, encoding_errors=encoding_errors)
+    beside = {} if context is None else {"context": _whole(context, encoding_errors)}
+    writer = None if output is None else _writer(output, input)
     from tsumugu.tasks.pipeline import pipeline
 
+    kind: type[Task] = TASKS[task]
+    if inputs is None:
+        inputs = _typed(kind, texts, pair=pair, beside=beside)
     with downloads(quiet=quiet) as watch:
         computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
         solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing)
-    rows = _rows(name, inputs, text_column)
-    if inputs.total == 1 and not json and output is None and name in WRITING and _streams(options):
+    rows = ((row, kind.read(replace(row, values=row.values | beside), text_column)) for row in inputs.rows)
+    if inputs.total == 1 and not json and writer is None and name in STREAMING and _streams(options):
         for _, text in rows:
             _stream(solver, text, options)
         return
-    with writer as write, progress(quiet=quiet) as display:
+    # What comes through a pipe is answered as it comes; of a file, texts of like length are computed together.
+    window = solver.window if inputs.total is not None else min(solver.window, batch_size or PIPED)
+    show = _print_json if json else _Lines().show
+    with writer or nullcontext(show) as write, progress(quiet=quiet) as display:
         bar = display.add_task(name, total=inputs.total)
-        for batch in in_batches(rows, batch_size):
-            results = solver([text for _, text in batch], **options)
+        for batch in in_batches(rows, window):
+            results = solver([each for _, each in batch], **options)
             for (row, _), result in zip(batch, results, strict=True):
-                write(row.values, result)
+                write(kind, row.values, result)
             display.advance(bar, len(batch))
 
 
-def _rows(task: str, inputs: Inputs, column: str | None) -> Iterator[tuple[Row, Any]]:
-    """Each row with what the task gets of it."""
-    if task == "sentence-similarity":
-        return ((row, two_texts(row, column)) for row in inputs.rows)
-    return ((row, one_text(row, column)) for row in inputs.rows)
+def _typed(kind: type[Task], texts: Sequence[str], *, pair: bool, beside: dict[str, Any]) -> Inputs:
+    """The rows that texts of the command line make."""
+    if pair:
+        if len(texts) != 2:
+            raise InputError(f"{len(texts)} texts are no pair", where="text", mend="give two")
+        made = [{"text": texts[0], "text_pair": texts[1]}]
+    elif beside:
+        made = [{"question": text} for text in texts]
+    else:
+        made = kind.rows(texts)
+    return Inputs((Row(number, values) for number, values in enumerate(made, 1)), len(made))
+
+
+def _whole(path: Path, errors: Literal["strict", "replace"]) -> str:
+    """The text of a whole file."""
+    try:
+        return path.read_text("utf-8", errors)
+    except UnicodeDecodeError as error:
+        mend = "or pass --encoding-errors replace"
+        raise InputError(f"byte {error.start} is not UTF-8", where=str(path), mend=mend) from None
 
 
 def _streams(options: dict[str, Any]) -> bool:
@@ -118,71 +156,39 @@ def _stream(solver: Any, text: str, options: dict[str, Any]) -> None:
     print()
 
 
-def _writer(task: str, output: Path | None, input: Path | None, *, as_json: bool) -> Any:
-    """A context manager that gives `write(values, result)`."""
-    if output is not None:
-        return _FileWriter(task, output, input)
-    show = _print_json if as_json else SHOW.get(task, _print_json)
-    return nullcontext(lambda values, result: show(task, values, result))
-
-
-class _FileWriter:
+@contextmanager
+def _written(writer: Any) -> Iterator[Write]:
     """Rows with their results into a file, which appears when all are there."""
-
-    def __init__(self, task: str, path: Path, input: Path | None) -> None:
-        from tsumugu.data.writers import open_writer
-
-        self.task, self.writer = task, open_writer(path, input_path=input)
-
-    def __enter__(self) -> Callable[[dict[str, Any], Any], None]:
-        writer = self.writer.__enter__()
-        return lambda values, result: writer.write(_record(self.task, values, result))
-
-    def __exit__(self, *error: Any) -> None:
-        self.writer.__exit__(*error)
+    with writer as file:
+        yield lambda kind, values, result: file.write(_record(kind, values, result))
 
 
-def _record(task: str, values: dict[str, Any], result: Any) -> dict[str, Any]:
-    """A row as it is written: what was read, and the result beside it."""
-    match task:
-        case "text-generation":
-            texts = [each["generated_text"] for each in result]
-            return {**values, "generated_text": texts[0] if len(texts) == 1 else texts}
-        case "chat":
-            return {**values, "answer": result}
-        case "sentence-similarity":
-            return {**values, **result}
-        case "sentence-embedding":
-            return {**values, "embedding": result}
-        case "feature-extraction":
-            return {**values, "features": result}
-        case _:
-            return {**values, "result": result}
+def _writer(path: Path, input: Path | None) -> AbstractContextManager[Write]:
+    from tsumugu.data.writers import open_writer
+
+    return _written(open_writer(path, input_path=input))
 
 
-def _print_json(task: str, values: dict[str, Any], result: Any) -> None:
-    print(jsonlib.dumps(_record(task, values, result), ensure_ascii=False), flush=True)
+def _record(kind: type[Task], values: dict[str, Any], result: Any) -> dict[str, Any]:
+    """A row as it is written: what was read, and the result beside it; a column that was there stays as it was."""
+    found = kind.record(result)
+    return values | {f"predicted_{name}" if name in values else name: value for name, value in found.items()}
 
 
-def _print_texts(task: str, values: dict[str, Any], result: Any) -> None:
-    for each in result if isinstance(result, list) else [result]:
-        print(each["generated_text"] if isinstance(each, dict) else each, flush=True)
+def _print_json(kind: type[Task], values: dict[str, Any], result: Any) -> None:
+    print(jsonlib.dumps(_record(kind, values, result), ensure_ascii=False), flush=True)
 
 
-def _print_masks(task: str, values: dict[str, Any], result: Any) -> None:
-    for answers in result if result and isinstance(result[0], list) else [result]:
-        for answer in answers:
-            print(f"{answer['score']:.4f}  {answer['token_str']}\t{answer['sequence']}", flush=True)
+class _Lines:
+    """Results as a terminal shows them, with an empty line between those of several lines."""
 
+    def __init__(self) -> None:
+        self.before = 0
 
-def _print_score(task: str, values: dict[str, Any], result: Any) -> None:
-    print(f"{result['score']:.4f}", flush=True)
-
-
-SHOW: dict[str, Callable[[str, dict[str, Any], Any], None]] = {
-    "text-generation": _print_texts,
-    "chat": _print_texts,
-    "fill-mask": _print_masks,
-    "sentence-similarity": _print_score,
-}
-"""How results look in a terminal; JSON Lines for the others."""
+    def show(self, kind: type[Task], values: dict[str, Any], result: Any) -> None:
+        lines = list(kind.lines(result))
+        if self.before and max(self.before, len(lines)) > 1:
+            print()
+        for line in lines:
+            print(line, flush=True)
+        self.before = len(lines) or 1

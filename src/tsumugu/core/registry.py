@@ -7,6 +7,7 @@ house (`Model.generate`, for one) without importing it.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,21 @@ class Registry(Mapping[str, Any]):
         kind: what an entry is, for error messages ("family", "task").
         entries: name to ``"module:attribute"``.
         aliases: further names; they resolve, but are not listed.
+        patterns: the same for names that are many: a regular expression, with `-` for `_`, to a name.
 
     Raises:
         UnknownNameError: on look-up of a name that is neither; it names the nearest.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, str],
+        aliases: Mapping[str, str] | None = None,
+        patterns: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
+        self._patterns = dict(patterns or {})
         self._entries = dict(entries)
         self._aliases = dict(aliases or {})
 
@@ -40,6 +49,9 @@ class Registry(Mapping[str, Any]):
                 return form
             if form in self._aliases:
                 return self._aliases[form]
+        for pattern, target in self._patterns.items():
+            if re.fullmatch(pattern, name.replace("_", "-")):
+                return target
         known = [*self._entries, *self._aliases]
         raise UnknownNameError(f"unknown {self.kind} {name!r}", mend=did_you_mean(name, known))
 
@@ -135,13 +147,30 @@ TASKS = Registry(
         "feature-extraction": "tsumugu.tasks.feature_extraction:FeatureExtraction",
         "sentence-embedding": "tsumugu.tasks.sentence_embedding:SentenceEmbedding",
         "sentence-similarity": "tsumugu.tasks.sentence_similarity:SentenceSimilarity",
+        "text-classification": "tsumugu.tasks.text_classification:TextClassification",
+        "token-classification": "tsumugu.tasks.token_classification:TokenClassification",
+        "question-answering": "tsumugu.tasks.question_answering:QuestionAnswering",
+        "zero-shot-classification": "tsumugu.tasks.zero_shot_classification:ZeroShotClassification",
+        "summarization": "tsumugu.tasks.summarization:Summarization",
+        "translation": "tsumugu.tasks.translation:Translation",
+        "text2text-generation": "tsumugu.tasks.text2text_generation:Text2TextGeneration",
     },
     aliases={
         "sts": "sentence-similarity",
         "embed": "sentence-embedding",
         "embeddings": "sentence-embedding",
         "conversational": "chat",
+        "sentiment-analysis": "text-classification",
+        "natural-language-inference": "text-classification",
+        "nli": "text-classification",
+        "document-classification": "text-classification",
+        "ner": "token-classification",
+        "named-entity-recognition": "token-classification",
+        "qa": "question-answering",
+        "zero-shot": "zero-shot-classification",
+        "summarisation": "summarization",
     },
+    patterns={"translation-.+-to-.+": "translation"},
 )
 
 PROMPTED = Registry(

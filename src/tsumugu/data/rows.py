@@ -10,6 +10,9 @@ from tsumugu.core.errors import InputError, nearest
 
 TEXT_NAMES = ("text", "sentence", "content", "prompt", "body")
 
+PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("premise", "hypothesis"))
+"""Names that two columns of texts usually have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

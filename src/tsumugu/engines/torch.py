@@ -20,7 +20,7 @@ from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError, 
 from tsumugu.core.registry import FAMILIES
 from tsumugu.hub.progress import Progress
 from tsumugu.hub.resolve import resolve
-from tsumugu.models.base import Family, Model
+from tsumugu.models.base import USAGE, Family, Model
 from tsumugu.text.gguf import to_gguf_metadata
 from tsumugu.text.gguf_read import END_TOKENS
 from tsumugu.text.tokenizer import Tokenizer
@@ -83,6 +83,7 @@ def load_model(
     model.load_report = plan.report
     model.source, model.path = str(source), checkpoint.path
     model.end_tokens = end_tokens(checkpoint)
+    model.usage = {key: value for key in USAGE if (value := (checkpoint.config or {}).get(key)) is not None}
     return model.eval()
 
 
@@ -121,7 +122,7 @@ def save_model(
         write_gguf(target, metadata, theirs, storage=storage)
         return target
     config = model.family.to_hub(model.config, model.head_name)
-    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    config |= {**model.usage, "dtype": str(model.dtype).removeprefix("torch.")}
     writes = model.head_name in ("causal-lm", "seq2seq-lm")
     extra: dict[str, str | bytes] = {"generation_config.json": _generation_config(model)} if writes else {}
     if model.head_name == "base" and model.path is not None and model.path.is_dir():

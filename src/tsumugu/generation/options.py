@@ -24,6 +24,7 @@ class GenerationOptions(Config):
         repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt and the text.
         frequency_penalty: taken off a logit for each time the token was written.
         presence_penalty: taken off once, if the token was written at all.
+        no_repeat_ngram_size: no run of so many tokens comes twice, the prompt counted in; 0 for no such rule.
         seed: of the draws. A text depends on its own prompt, the seed and its number among `num_return_sequences`, not
             on what else is in the batch. None draws a fresh seed.
         num_beams: beams for each prompt; 1 is no beam search.
@@ -38,7 +39,8 @@ class GenerationOptions(Config):
         json_schema: the text is JSON that fits this schema, given as JSON.
 
     Source: nucleus: Holtzman et al. 2020, section 3.1; repetition penalty: Keskar et al. 2019, CTRL, section 4.1;
-    min-p: Nguyen et al. 2024, section 3; length penalty: Wu et al. 2016, section 7, in its simple form.
+    min-p: Nguyen et al. 2024, section 3; runs that may not repeat: Paulus et al. 2018, section 2.5; length penalty: Wu
+    et al. 2016, section 7, in its simple form.
     """
 
     max_new_tokens: int = limits(256, low=1)
@@ -51,6 +53,7 @@ class GenerationOptions(Config):
     repetition_penalty: float = limits(1.0, low=1e-3)
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    no_repeat_ngram_size: int = limits(0, low=0)
     seed: int | None = limits(None, low=0)
     num_beams: int = limits(1, low=1)
     length_penalty: float = 1.0

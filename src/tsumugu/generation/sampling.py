@@ -50,6 +50,7 @@ class Sampler:
             self.counts = np.zeros((len(prompts), vocab), dtype=np.int32)
             for row, prompt in enumerate(prompts):
                 self.seen[row, list(prompt)] = True
+        self.texts = [list(prompt) for prompt in prompts] if options.no_repeat_ngram_size else None
 
     def pick(self, logits: Floats, step: int) -> Rows:
         """The next token of each row, `[rows]`, from logits `[rows, vocab]`; `step` counts from 0."""
@@ -69,13 +70,15 @@ class Sampler:
             rows = np.arange(len(tokens))
             self.seen[rows, tokens] = True
             self.counts[rows, tokens] += 1
+        if self.texts is not None:
+            self.texts = [[*text, int(token)] for text, token in zip(self.texts, tokens, strict=True)]
 
     def adjusted(self, logits: Floats, step: int) -> Floats:
         """Logits after penalties; the array itself when there is nothing to change."""
         options = self.options
         ends = [each for each in options.ends if each < logits.shape[-1]]
         too_early = step < options.min_new_tokens and ends
-        if self.seen is None and not too_early:
+        if self.seen is None and self.texts is None and not too_early:
             return logits
         logits = logits.copy()
         if self.seen is not None and self.counts is not None:
@@ -84,6 +87,8 @@ class Sampler:
                 punished = np.where(logits < 0, logits * penalty, logits / penalty)
                 logits = np.where(self.seen, punished, logits).astype(np.float32, copy=False)
             logits -= options.frequency_penalty * self.counts + options.presence_penalty * (self.counts > 0)
+        for row, text in enumerate(self.texts or []):
+            logits[row, _repeating(text, options.no_repeat_ngram_size)] = -np.inf
         if too_early:
             logits[:, ends] = -np.inf
         return logits
@@ -94,6 +99,18 @@ class Sampler:
             self.draws = self.draws[rows]
         if self.seen is not None and self.counts is not None:
             self.seen, self.counts = self.seen[rows], self.counts[rows]
+        if self.texts is not None:
+            self.texts = [self.texts[row] for row in rows]
+
+
+def _repeating(text: Sequence[int], size: int) -> list[int]:
+    """The tokens with which `text` would end in a run of `size` tokens that it holds already."""
+    if len(text) < size:
+        return []
+    runs = np.lib.stride_tricks.sliding_window_view(np.asarray(text), size)
+    last = text[len(text) - size + 1 :]
+    found: list[int] = runs[(runs[:, :-1] == last).all(-1), -1].tolist()
+    return found
 
 
 def distribution(logits: Floats, options: GenerationOptions) -> tuple[NDArray[np.float64], Rows | None]:

@@ -46,9 +46,18 @@ TASK_HEADS = {
     "text2text-generation": "seq2seq-lm",
     "text-classification": "sequence-classification",
     "sentiment-analysis": "sequence-classification",
+    "zero-shot-classification": "sequence-classification",
+    "text-ranking": "sequence-classification",
+    "token-classification": "token-classification",
     "ner": "token-classification",
+    "question-answering": "question-answering",
+    "multiple-choice": "causal-lm",
+    "semantic-search": "base",
 }
 """The head that a task of a pipeline needs."""
+
+USAGE = ("problem_type", "task_specific_params", "prefix")
+"""Keys of config.json that say nothing about the network, but how its answers are meant and what it is to be asked."""
 
 
 class Model(nn.Module):
@@ -61,6 +70,7 @@ class Model(nn.Module):
         tied: our names of parameters that are another parameter, mapped to that one.
         end_tokens: what ends a text, where the checkpoint's generation_config.json says so.
         load_report: how the checkpoint fitted, after loading.
+        usage: what its config.json says about its use, by the keys of `USAGE`.
         source: what was asked for when it was loaded.
         path: the folder or file it was loaded from.
     """
@@ -71,6 +81,7 @@ class Model(nn.Module):
     tied: dict[str, str]
     end_tokens: tuple[int, ...] = ()
     load_report: Report | None = None
+    usage: Mapping[str, Any] = {}
     source: str | None = None
     path: Path | None = None
 

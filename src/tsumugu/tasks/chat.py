@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tsumugu.core.errors import InputError
@@ -48,6 +48,15 @@ class Chat(TextGeneration):
     def reset(self) -> None:
         """Forget the conversation."""
         self.messages = []
+
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        return {"answer": result}
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        for each in result if isinstance(result, list) else [result]:
+            yield each["generated_text"] if isinstance(each, Mapping) else each
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         system = options.pop("system", None)

@@ -8,6 +8,7 @@ import torch
 
 from tsumugu.core.tensors import TensorFormat, convert_tensor
 from tsumugu.tasks.base import Task
+from tsumugu.tasks.batching import outputs
 
 
 class FeatureExtraction(Task):
@@ -25,17 +26,25 @@ class FeatureExtraction(Task):
     default_model = "minilm"
     engines = ("torch", "onnx")
     options = frozenset({"return_tensors", "truncation", "max_length"})
+    sorts = True
+
+    @property
+    def window(self) -> int:
+        return max(32, self.batch_size or 0)  # results are large
 
     @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         wanted = options.get("return_tensors")
         to = None if wanted is None else TensorFormat.parse(wanted)
-        limit = options.get("max_length") or self.model.config.max_positions
-        cut = {"truncation": True, "max_length": limit} if options.get("truncation", True) else {}
-        encoded = self.tokenizer(rows, padding=True, return_tensors="pt", **cut)
-        states = self.model(**encoded).last_hidden_state
-        results = []
-        for row, real in enumerate(encoded["attention_mask"].bool()):
-            mine = states[row, real][None]
-            results.append(mine.tolist() if to is None else convert_tensor(mine, to))
+        cut: dict[str, Any] = {"truncation": True, "max_length": options.get("max_length") or self.longest}
+        encoded = self.tokenizer(rows, **(cut if options.get("truncation", True) else {}))
+        results: list[Any] = [None] * len(rows)
+        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
+            for place, row in enumerate(group):
+                mine = output.last_hidden_state[place, real[place]][None]
+                results[row] = mine.tolist() if to is None else convert_tensor(mine, to)
         return results
+
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        return {"features": result}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class FillMask(Task):
     name = "fill-mask"
     engines = ("torch", "onnx")
     options = frozenset({"top_k", "targets"})
+    heads = ("pretraining",)
 
     @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
@@ -51,6 +53,12 @@ class FillMask(Task):
             answers = [self._answers(logits[row, place], real, int(place), candidates, count) for place in places]
             results.append(answers[0] if len(answers) == 1 else answers)
         return results
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        for answers in result if result and isinstance(result[0], list) else [result]:
+            for answer in answers:
+                yield f"{answer['score']:.4f}  {answer['token_str']}\t{answer['sequence']}"
 
     def _answers(
         self, logits: Tensor, ids: list[int], place: int, candidates: Tensor | None, count: int

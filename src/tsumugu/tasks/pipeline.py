@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED, TASKS
+from tsumugu.engines.load import load_model
 from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
 from tsumugu.text.tokenizer import Tokenizer
@@ -17,8 +18,19 @@ if TYPE_CHECKING:
     from tsumugu.engines.onnx_model import OnnxModel
     from tsumugu.models.base import Model
 
-HEAD_TASKS = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "base": "feature-extraction"}
+HEAD_TASKS = {
+    "causal-lm": "text-generation",
+    "masked-lm": "fill-mask",
+    "base": "feature-extraction",
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "seq2seq-lm": "text2text-generation",
+}
 """The task that a model is for, by its head, when none is named."""
+
+LOADING = ("dtype", "device", "engine", "quantize", "progress")
+"""Options that are about loading a model, not about its task."""
 
 
 def pipeline(
@@ -30,8 +42,8 @@ def pipeline(
     """A task with its model.
 
     Args:
-        task: the usual name: text-generation, chat, fill-mask, feature-extraction, sentence-embedding,
-            sentence-similarity (sts). Taken from the model's head when left out.
+        task: the usual name, as `tsumugu run --help` lists them, also `translation_en_to_de` and the like. Taken from
+            the model's head when left out.
         model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
         tokenizer: a source or a tokenizer; the model's own when left out.
         **options: `dtype`, `device`, `engine`, `quantize`, `batch_size`, `progress`, and options of the task for every
@@ -39,22 +51,23 @@ def pipeline(
 
     Raises:
         UnknownNameError: there is no such task; the nearest is named.
-        InputError: the task needs a model to be named.
+        InputError: the task needs a model to be named, or another kind of model.
     """
     if task is None:
-        if model is None or isinstance(model, str | Path):
-            raise InputError("name a task, or hand in a loaded model", where="task")
+        if model is None:
+            raise InputError("name a task, or hand in a model", where="task")
+        if isinstance(model, str | Path):
+            model = load_model(model, **{key: options.pop(key) for key in LOADING if key in options})
+        assert not isinstance(model, str | Path)
         task = HEAD_TASKS.get(model.head_name)
         if task is None:
             raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
-    named = re.sub("^translation[-_].+[-_]to[-_].+$", "translation", task)
+    named = "translation" if _languages(task) else task
     if named in PROMPTED and (named not in TASKS or _only_writes(model, options.get("progress"))):
         kind: type[Task] = PROMPTED[named]
-        languages = re.fullmatch(r"translation[-_](.+)[-_]to[-_](.+)", task)
-        if languages is not None:
-            options = {"src_lang": languages[1], "tgt_lang": languages[2]} | options
     else:
         kind = TASKS[task]
+    options = _languages(task) | options
     if model is not None and not isinstance(model, str | Path):
         if not isinstance(tokenizer, Tokenizer):
             source = tokenizer if tokenizer is not None else model.path
@@ -77,3 +90,9 @@ def _only_writes(model: Model | OnnxModel | str | Path | None, progress: Progres
     from tsumugu.engines.torch import find_head
 
     return find_head(model, progress=progress) == "causal-lm"
+
+
+def _languages(task: str) -> dict[str, str]:
+    """`src_lang` and `tgt_lang` of a task's name like translation_en_to_ja; nothing where it names none."""
+    found = re.fullmatch(r"translation[-_]([\w-]+?)[-_]to[-_]([\w-]+)", task)
+    return {} if found is None else {"src_lang": found[1], "tgt_lang": found[2]}

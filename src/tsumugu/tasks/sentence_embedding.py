@@ -16,10 +16,8 @@ from tsumugu.core.pooling import POOLING_MODES, PoolingMode, pool
 from tsumugu.core.tensors import TensorFormat, convert_tensor
 from tsumugu.engines.onnx_model import OnnxModel
 from tsumugu.tasks.base import Task
-
-TOKEN_BUDGET = 4096
-"""Tokens, padding included, computed together: enough for large matrix products, small enough for the caches."""
-
+from tsumugu.tasks.batching import outputs
+from tsumugu.text.encoding import Encoding
 
 @dataclass(frozen=True)
 class Pooling:
@@ -57,6 +55,7 @@ class SentenceEmbedding(Task):
     default_model = "minilm"
     engines = ("torch", "onnx")
     options = frozenset({"return_tensors", "pooling", "normalize"})
+    sorts = True
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -83,34 +82,29 @@ class SentenceEmbedding(Task):
         mode = self._mode(pooling)
         unit = self.pooling.normalize if normalize is None else normalize
         rows = [text.lower() for text in texts] if self.pooling.lower else list(texts)
-        limit = min(self.pooling.max_tokens or self.model.config.max_positions, self.model.config.max_positions)
+        reads = getattr(self.model, "longest", self.model.config.max_positions)
+        limit = min(self.pooling.max_tokens or reads, reads)
         ids = self.tokenizer(rows, truncation=True, max_length=limit)["input_ids"] if rows else []
         vectors = np.empty((len(rows), self.model.config.hidden_size), dtype=np.float32)
-        for batch in _batches([len(each) for each in ids]):
-            longest = max(len(ids[row]) for row in batch)
-            tokens = np.zeros((len(batch), longest), np.int64)
-            real = np.zeros((len(batch), longest), np.int64)
-            for place, row in enumerate(batch):
-                tokens[place, : len(ids[row])] = ids[row]
-                real[place, : len(ids[row])] = 1
-            found = self._vectors(tokens, real, mode)
+        encoded = self.tokenizer(rows, truncation=True, max_length=limit) if rows else Encoding({"input_ids": []})
+        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
+            found = self._vectors(output.last_hidden_state, real, mode)
             if unit:
                 found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-            vectors[batch] = found
+            vectors[group] = found
             if progress is not None:
-                progress(len(batch))
+                progress(len(group))
         return vectors
 
-    def _vectors(self, tokens: NDArray[np.int64], real: NDArray[np.int64], mode: PoolingMode) -> NDArray[np.float32]:
+    def _vectors(self, states: Any, real: NDArray[np.int64], mode: PoolingMode) -> NDArray[np.float32]:
         """One vector a row; on torch they are pooled where the model is, so that little leaves a GPU."""
         if isinstance(self.model, OnnxModel):
-            return pool(self.model(tokens, attention_mask=real).last_hidden_state, real, mode)
+            return pool(states, real, mode)
         import torch
 
         from tsumugu.blocks.heads import pool as pool_tensors
 
         with torch.inference_mode():
-            states = self.model(tokens, attention_mask=real).last_hidden_state
             vectors = pool_tensors(states, torch.from_numpy(real).to(states.device), mode)
             array: NDArray[np.float32] = vectors.float().cpu().numpy()
         return array
@@ -120,6 +114,10 @@ class SentenceEmbedding(Task):
         to = None if wanted is None else TensorFormat.parse(wanted)
         vectors = self.encode(rows, pooling=options.get("pooling"), normalize=options.get("normalize"))
         return [vector.tolist() if to is None else convert_tensor(vector, to) for vector in vectors]
+
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        return {"embedding": result}
 
     def _mode(self, wanted: str | None) -> PoolingMode:
         if wanted is None:
@@ -195,14 +193,3 @@ def _read(path: Path, kind: type) -> Any:
     if not isinstance(data, kind):
         raise CheckpointError(f"expected a {kind.__name__}", where=str(path))
     return data
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Row numbers, the longest first, grouped so that a group's padded size keeps to the budget."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= TOKEN_BUDGET:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError
+from tsumugu.data.rows import PAIRS, Row
 from tsumugu.tasks.sentence_embedding import SentenceEmbedding
 
 
@@ -20,6 +21,7 @@ class SentenceSimilarity(SentenceEmbedding):
     """
 
     name = "sentence-similarity"
+    columns = PAIRS
 
     def __call__(self, inputs: Any, others: str | Sequence[str] | None = None, **options: Any) -> Any:
         if others is None:
@@ -41,6 +43,19 @@ class SentenceSimilarity(SentenceEmbedding):
         right = left if others is None else self.encode(others, normalize=True)
         result: NDArray[np.float32] = left @ right.T
         return result
+
+    @classmethod
+    def read(cls, row: Row, column: str | None = None) -> Any:
+        first, second = cls._texts_of(row, column)
+        return first, second
+
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        return dict(result)
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        yield f"{result['score']:.4f}"
 
     def _is_one(self, inputs: Any) -> bool:
         if isinstance(inputs, Mapping):

@@ -86,6 +86,16 @@ class TextGeneration(Task):
             results.append([{"generated_text": _joined(row, text, full)} for text in written])
         return results
 
+    @classmethod
+    def record(cls, result: Any) -> dict[str, Any]:
+        texts = [each["generated_text"] for each in result]
+        return {"generated_text": texts[0] if len(texts) == 1 else texts}
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        for each in result:
+            yield each["generated_text"]
+
     def _ids(self, prompt: str | list[Message], options: dict[str, Any]) -> list[int]:
         special = options.get("add_special_tokens", True)
         if isinstance(prompt, str):

@@ -15,9 +15,25 @@ DICTIONARIES = {"unidic-lite": "unidic_lite", "ipadic": "ipadic"}
 HIRAGANA = r"\u3041-\u309f"
 KATAKANA = r"\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 KANJI = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+VOICED_MARKS = "\uff9e\uff9f\u3099\u309a"
 _JAPANESE = re.compile(f"[{HIRAGANA}{KATAKANA}{KANJI}]")
 _RUNS = re.compile(f"[{HIRAGANA}]+|[{KATAKANA}]+|[{KANJI}]+|[^{HIRAGANA}{KATAKANA}{KANJI}]+")
 _LETTERS = re.compile(r"[^\W\d_]")
+
+
+def is_japanese(character: str) -> bool:
+    """Whether it is kana or kanji."""
+    return _JAPANESE.match(character) is not None
+
+
+def past_marks(text: str, end: int, limit: int) -> int:
+    """`end`, or where the marks that turn が and ぱ out of か and は end, if they are written by themselves after it.
+
+    A tokenizer that joins such a mark with its kana leaves it out of the token's offsets.
+    """
+    while end < limit and text[end] in VOICED_MARKS:
+        end += 1
+    return end
 
 
 def japanese_share(texts: Iterable[str]) -> float:

@@ -71,6 +71,7 @@ class Tokenizer(SpecialTokens):
         type_id = self.config.get("pad_token_type_id", 0)
         self._pad_type_id = type_id if isinstance(type_id, int) else 0
         self._plain: tuple[int, tokenizers.Tokenizer] | None = None
+        self._raw: dict[tuple[bool, int], tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -226,22 +227,26 @@ class Tokenizer(SpecialTokens):
         self, backend: tokenizers.Tokenizer, inputs: Inputs, limits: Limits, *, add_special_tokens: bool
     ) -> list[tokenizers.Encoding]:
         """One encoding per text or pair, truncated but not padded."""
-        cut = limits.max_length is not None
         try:
-            if not cut:
-                return backend.encode_batch(inputs.texts, inputs.split, add_special_tokens)
-            if not inputs.paired:
-                rows = backend.encode_batch(inputs.texts, inputs.split, False)
-                return [truncated(backend, row, None, limits, add_special_tokens=add_special_tokens) for row in rows]
-            first = backend.encode_batch([each[0] for each in inputs.texts], inputs.split, False)
-            nothing: Any = [] if inputs.split else ""
-            second = backend.encode_batch([(nothing, each[1]) for each in inputs.texts], inputs.split, False)
+            rows: list[tokenizers.Encoding] = backend.encode_batch(inputs.texts, inputs.split, add_special_tokens)
         except TypeError:
             raise explain(inputs) from None
-        return [
-            truncated(backend, a, b, limits, add_special_tokens=add_special_tokens)
-            for a, b in zip(first, second, strict=True)
-        ]
+        limit = len(max(rows, key=len, default=())) if limits.max_length is None else limits.max_length
+        long = [index for index, row in enumerate(rows) if len(row) > limit]
+        if not long:
+            return rows
+        # What is cut gets its special tokens after that; offsets must not be trimmed before and after.
+        raw = self._untrimming(backend)
+        texts = [inputs.texts[index] for index in long]
+        seconds: list[Any] = [None] * len(long)
+        if inputs.paired:
+            nothing: Any = [] if inputs.split else ""
+            seconds = raw.encode_batch([(nothing, each[1]) for each in texts], inputs.split, False)
+            texts = [each[0] for each in texts]
+        firsts = raw.encode_batch(texts, inputs.split, False)
+        for index, first, second in zip(long, firsts, seconds, strict=True):
+            rows[index] = truncated(backend, first, second, limits, add_special_tokens=add_special_tokens)
+        return rows
 
     def _padding(self) -> tuple[int, str]:
         token, token_id = self.pad_token, self.pad_token_id
@@ -260,6 +265,20 @@ class Tokenizer(SpecialTokens):
             if self._plain is None or self._plain[0] != len(added):
                 self._plain = (len(added), _without_special_tokens(self.backend))
             return self._plain[1]
+
+    def _untrimming(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+        """One that leaves spaces in offsets; `backend` itself unless its last step takes them out."""
+        last = backend.post_processor
+        if last is None or b'"trim_offsets":true' not in last.__getstate__():
+            return backend
+        key = (backend is self.backend, len(backend.get_added_tokens_decoder()))
+        with self._lock:
+            if key not in self._raw:
+                raw = tokenizers.Tokenizer.from_str(backend.to_str())
+                raw.post_processor = None
+                raw.encode_special_tokens = backend.encode_special_tokens
+                self._raw[key] = raw
+            return self._raw[key]
 
     # --- ids to text
 

@@ -1,0 +1,63 @@
+"""Texts of like length are computed together, so that little is spent on padding; results keep the texts' order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tsumugu.models.base import Model, Output
+from tsumugu.text.encoding import Encoding
+from tsumugu.text.tokenizer import Tokenizer
+
+TOKEN_BUDGET = 4096
+"""Tokens, padding included, computed together: enough for large matrix products, small enough for the caches."""
+
+
+def longest_first(lengths: Sequence[int], *, rows: int | None = None, budget: int = TOKEN_BUDGET) -> list[list[int]]:
+    """Row numbers, the longest first, grouped so that a group's padded size keeps to the budget.
+
+    Args:
+        lengths: tokens of each row.
+        rows: at most so many in a group.
+        budget: tokens of a group, padding included; a longer row is a group by itself.
+    """
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        last = groups[-1] if groups else []
+        if last and len(last) != rows and (len(last) + 1) * lengths[last[0]] <= budget:
+            last.append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of different lengths as one tensor `[rows, longest]`, filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)
+
+
+def outputs(
+    model: Model, tokenizer: Tokenizer, encoded: Encoding, *, rows: int | None = None
+) -> Iterator[tuple[list[int], Output, Tensor]]:
+    """What the model makes of encoded texts, group by group.
+
+    Args:
+        encoded: of several texts, without padding.
+        rows: at most so many computed together; as many as the token budget allows when left out.
+
+    Returns:
+        For each group its row numbers, the output for those rows, and which of its tokens are real, `[rows, longest]`.
+    """
+    pad = next((each for each in (tokenizer.pad_token_id, model.config.pad_token_id) if each is not None), 0)
+    # A model with one kind of segment has learned nothing from the second.
+    types = "token_type_ids" in encoded and getattr(model.config, "num_segments", 1) > 1
+    ids = encoded["input_ids"]
+    for group in longest_first([len(row) for row in ids], rows=rows):
+        given = {"input_ids": padded([ids[row] for row in group], pad)}
+        given["attention_mask"] = padded([[1] * len(ids[row]) for row in group], 0)
+        if types:
+            given["token_type_ids"] = padded([encoded["token_type_ids"][row] for row in group], 0)
+        yield group, model(**given), given["attention_mask"].bool().to(model.device)

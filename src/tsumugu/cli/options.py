@@ -61,6 +61,9 @@ class TaskFlags:
     handle_impossible_answer: Annotated[
         Switch, Parameter("--no-answer", help="question-answering: there may be no answer.")
     ] = False
+    num_sentences: Annotated[int | None, Parameter(help="extractive-summarization: how many.")] = None
+    method: Annotated[str | None, Parameter(help="extractive-summarization: lexrank or lead.")] = None
+    candidates: Annotated[int | None, Parameter(help="semantic-search: how many the reranker reads.")] = None
     prefix: Annotated[str | None, Parameter(help="Encoder-decoders: put in front of the text.")] = None
     max_length: Annotated[int | None, Parameter(help="Encoder-decoders: as --max-new-tokens, plus 1.")] = None
     min_length: Annotated[int | None, Parameter(help="Encoder-decoders: as --min-new-tokens, plus 1.")] = None

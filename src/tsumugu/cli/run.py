@@ -22,6 +22,7 @@ from tsumugu.cli.inputs import (
     TextColumn,
     Texts,
     in_batches,
+    one_text,
     read_inputs,
 )
 from tsumugu.cli.options import (
@@ -66,6 +67,8 @@ def run(
     encoding_errors: EncodingErrors = "strict",
     pair: Annotated[bool, Parameter(negative="", help="text-classification: two texts are one pair.")] = False,
     context: Annotated[Path | None, Parameter(help="question-answering: a file with what is asked about.")] = None,
+    corpus: Annotated[Path | None, Parameter(help="semantic-search: a file of texts to search in.")] = None,
+    reranker: Annotated[str | None, Parameter(help="semantic-search: a model that ranks what was found.")] = None,
     full_text: Annotated[bool, Parameter(negative="", help="text-generation: put the prompt in front.")] = False,
     batch_size: Annotated[int | None, Parameter(help="Rows computed together at most.")] = None,
     dtype: DType = "float32",
@@ -83,7 +86,8 @@ def run(
     task
         text-generation, chat, fill-mask, text-classification (sentiment-analysis, nli), token-classification (ner),
         question-answering, zero-shot-classification, summarization, translation (translation_en_to_de),
-        text2text-generation, feature-extraction, sentence-embedding or sentence-similarity.
+        text2text-generation, extractive-summarization, semantic-search, text-ranking, feature-extraction,
+        sentence-embedding or sentence-similarity.
     """
     name = TASKS.canonical(task)
     options = (flags or GenerationFlags()).chosen() | (asked or TaskFlags()).chosen()
@@ -97,12 +101,16 @@ def run(
     writer = None if output is None else _writer(output, input)
     from tsumugu.tasks.pipeline import pipeline
 
-    kind: type[Task] = TASKS[task]
+    with downloads(quiet=quiet) as watch:
+        searched: dict[str, Any] = {} if reranker is None else {"reranker": reranker}
+        if corpus is not None:
+            read = read_inputs((), corpus, encoding_errors=encoding_errors).rows
+            searched["corpus"] = [one_text(row, text_column) for row in read]
+        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing, **searched)
+    kind = type(solver)
     if inputs is None:
         inputs = _typed(kind, texts, pair=pair, beside=beside)
-    with downloads(quiet=quiet) as watch:
-        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
-        solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing)
     rows = ((row, kind.read(replace(row, values=row.values | beside), text_column)) for row in inputs.rows)
     if inputs.total == 1 and not json and writer is None and name in STREAMING and _streams(options):
         for _, text in rows:

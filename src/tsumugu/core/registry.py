@@ -154,6 +154,9 @@ TASKS = Registry(
         "summarization": "tsumugu.tasks.summarization:Summarization",
         "translation": "tsumugu.tasks.translation:Translation",
         "text2text-generation": "tsumugu.tasks.text2text_generation:Text2TextGeneration",
+        "extractive-summarization": "tsumugu.tasks.extractive_summarization:ExtractiveSummarization",
+        "semantic-search": "tsumugu.tasks.semantic_search:SemanticSearch",
+        "text-ranking": "tsumugu.tasks.text_ranking:TextRanking",
     },
     aliases={
         "sts": "sentence-similarity",
@@ -169,6 +172,9 @@ TASKS = Registry(
         "qa": "question-answering",
         "zero-shot": "zero-shot-classification",
         "summarisation": "summarization",
+        "extractive-summarisation": "extractive-summarization",
+        "search": "semantic-search",
+        "rerank": "text-ranking",
     },
     patterns={"translation-.+-to-.+": "translation"},
 )

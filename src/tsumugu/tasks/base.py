@@ -50,6 +50,7 @@ class Task(ABC):
         sorts: whether `_solve` computes rows of like length together, so that it is handed many at once.
         columns: names of the columns that hold an input of several texts; the usual ones first. Without any, an input
             is one text.
+        needs_model: whether there is a model at all.
         engines: what the task runs on; "auto" takes the quickest.
     """
 
@@ -57,6 +58,7 @@ class Task(ABC):
     default_model: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     engines: ClassVar[tuple[str, ...]] = ("torch",)
+    needs_model: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]] = ()
     sorts: ClassVar[bool] = False
     columns: ClassVar[tuple[tuple[str, ...], ...]] = ()

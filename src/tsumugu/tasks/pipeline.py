@@ -76,9 +76,10 @@ def pipeline(
             tokenizer = load_tokenizer(source)
         return kind(model, tokenizer, **options)
     source = model if model is not None else kind.default_model
-    if source is None:
+    if source is None and kind.needs_model:
         raise InputError(f"{kind.name} has no default model", where="model", mend="name one")
-    return kind.load(source, tokenizer=tokenizer, **options)
+    load: Any = kind.load
+    return load(source, tokenizer=tokenizer, **options)
 
 
 def _only_writes(model: Model | OnnxModel | str | Path | None, progress: Progress | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def pipeline(
     source = model if model is not None else kind.default_model
     if source is None and kind.needs_model:
         raise InputError(f"{kind.name} has no default model", where="model", mend="name one")
-    load: Any = kind.load
+    load: Callable[..., Task] = kind.load
     return load(source, tokenizer=tokenizer, **options)
 
 

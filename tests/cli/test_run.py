@@ -101,7 +101,7 @@ def test_vectors_and_their_likeness(typed, encoder_folder: Path, tmp_path: Path)
     ("arguments", "line"),
     [
         (("run", "sentimentt"), "did you mean 'sentiment-analysis'?"),
-        (("run", "summarization", "x", "-m", "DECODER"), "must be prompted for summarization"),
+        (("run", "text2text-generation", "x", "-m", "DECODER"), "the model gives the next token"),
         (("run", "text-generaton", "x"), "did you mean 'text-generation'?"),
         (("run", "text-generation", "x", "-i", "file.txt"), "both a text and --input are given"),
         (("run", "text-generation", "-i", "nowhere.txt"), "nowhere.txt"),

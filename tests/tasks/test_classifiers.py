@@ -288,8 +288,8 @@ def test_what_does_not_fit_is_one_clear_line(make: ModelMaker, encoder_folder: P
         tg.pipeline("ner", model=texts)
     with pytest.raises(CheckpointError, match="missing"):
         tg.pipeline("ner", model=str(encoder_folder))
-    with pytest.raises(InputError, match="must be prompted for zero-shot-classification"):
-        tg.pipeline("zero-shot-classification", model=str(decoder_folder))
+    with pytest.raises(InputError, match="the model gives the next token"):
+        tg.pipeline("text-ranking", model=str(decoder_folder))
     ner = tg.pipeline("ner", model=str(make("bert", "token-classification", TAGS)))
     with pytest.raises(InputError, match="did you mean 'simple'"):
         ner("A text.", aggregation_strategy="simpel")

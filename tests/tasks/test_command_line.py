@@ -147,3 +147,24 @@ def test_many_rows_keep_their_order(typed: Typed, make: ModelMaker, texts: list[
     for start in range(0, len(many), len(texts)):
         some = [{key: each[key] for key in ("label", "score")} for each in found[start : start + len(texts)]]
         alike(some, alone)
+
+
+def test_search_extracts_and_choices(typed: Typed, encoder_folder: Path, decoder_folder: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"{text}\n" for text in ENGLISH_SENTENCES), "utf-8")
+    search = tg.pipeline("semantic-search", model=str(encoder_folder), corpus=ENGLISH_SENTENCES)
+    [row] = lines(typed("run", "search", "A fox", "--corpus", corpus, "--top-k", 2, "-m", encoder_folder, "--json"))
+    alike(row, {"text": "A fox", "found": search("A fox", top_k=2)})
+    story = "".join(JAPANESE_SENTENCES)
+    out = typed("run", "extractive-summarization", story, "--num-sentences", 1, "--method", "lead")
+    assert out == JAPANESE_SENTENCES[0] + "\n"
+    choose = tg.pipeline("multiple-choice", model=str(decoder_folder))
+    asked = {"question": "Which?", "choices": ["one", "two", "three"]}
+    wanted = choose(asked)
+    assert typed("run", "multiple-choice", "Which?", "one", "two", "three", "-m", decoder_folder) == (
+        f"{wanted['score']:.4f}  {wanted['answer']}\n"
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "Which?", "choice0": "one", "choice1": "two", "choice2": "three"}), "utf-8")
+    [row] = lines(typed("run", "multiple-choice", "-i", rows, "-m", decoder_folder, "--json"))
+    assert row["answer"] == wanted["answer"]

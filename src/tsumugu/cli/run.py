@@ -109,6 +109,8 @@ def run(
         computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
         solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing, **searched)
     kind = type(solver)
+    if "candidate_labels" in options and "candidate_labels" not in kind.options and "labels" in kind.options:
+        options["labels"] = options.pop("candidate_labels")
     if inputs is None:
         inputs = _typed(kind, texts, pair=pair, beside=beside)
     rows = ((row, kind.read(replace(row, values=row.values | beside), text_column)) for row in inputs.rows)
@@ -133,7 +135,7 @@ def _typed(kind: type[Task], texts: Sequence[str], *, pair: bool, beside: dict[s
     if pair:
         if len(texts) != 2:
             raise InputError(f"{len(texts)} texts are no pair", where="text", mend="give two")
-        made = [{"text": texts[0], "text_pair": texts[1]}]
+        made = [dict(zip(kind.columns[0] if kind.columns else ("text", "text_pair"), texts, strict=True))]
     elif beside:
         made = [{"question": text} for text in texts]
     else:

@@ -157,6 +157,7 @@ TASKS = Registry(
         "extractive-summarization": "tsumugu.tasks.extractive_summarization:ExtractiveSummarization",
         "semantic-search": "tsumugu.tasks.semantic_search:SemanticSearch",
         "text-ranking": "tsumugu.tasks.text_ranking:TextRanking",
+        "multiple-choice": "tsumugu.tasks.prompting.classification:PromptedMultipleChoice",
     },
     aliases={
         "sts": "sentence-similarity",

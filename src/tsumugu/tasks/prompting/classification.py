@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.data.rows import PAIRS, Row, require_columns, text_of
 from tsumugu.tasks.prompting.base import CONTENT_FREE, Example, Prompted
 
 Floats = NDArray[np.float64]
@@ -143,6 +144,7 @@ class PromptedInference(PromptedClassification):
 
     template_name = "natural-language-inference"
     fields: ClassVar[tuple[str, ...]] = ("premise", "hypothesis")
+    columns = (("premise", "hypothesis"), *PAIRS)
     words: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "en": {"entailment": "True", "neutral": "Unknown", "contradiction": "False"},
         "ja": {"entailment": "はい", "neutral": "不明", "contradiction": "いいえ"},
@@ -253,6 +255,30 @@ class PromptedMultipleChoice(PromptedClassification):
             results.append(answers[: options["top_k"]] if "top_k" in options else answers[0])
         return results
 
+    @classmethod
+    def rows(cls, texts: Sequence[str]) -> list[dict[str, Any]]:
+        if len(texts) < 3:
+            raise InputError("a question and two choices or more are needed", where="text")
+        return [{"question": texts[0], "choices": list(texts[1:])}]
+
+    @classmethod
+    def read(cls, row: Row, column: str | None = None) -> Any:
+        """A question, and its choices in one column, in those named after it, or in `choice0`, `choice1`, …"""
+        asked, *listed = [each.strip() for each in column.split(",")] if column else ["question"]
+        listed = listed or ["choices"]
+        if listed == ["choices"] and "choices" not in row.values:
+            listed = [name for name in row.values if name.removeprefix("choice").strip("_").isdigit()]
+        require_columns([asked, *(listed or ["choices"])], row.values, row.where)
+        values = [row.values[name] for name in listed]
+        context = {"context": row.values["context"]} if isinstance(row.values.get("context"), str) else {}
+        choices = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+        return {"question": text_of(row, asked), "choices": choices, **context}
+
+    @classmethod
+    def lines(cls, result: Any) -> Iterator[str]:
+        for answer in [result] if isinstance(result, Mapping) else result:
+            yield f"{answer['score']:.4f}  {answer['answer']}"
+
 
 class PromptedSimilarity(PromptedClassification):
     """How alike two texts are in meaning, `{"score"}` from 0 to 1: the mean of the grades that the model may give.
@@ -265,6 +291,7 @@ class PromptedSimilarity(PromptedClassification):
     name = "sentence-similarity"
     template_name = "sentence-similarity"
     fields: ClassVar[tuple[str, ...]] = ("text1", "text2")
+    columns = (("text1", "text2"), *PAIRS)
     answer_field: ClassVar[str] = "score"
     grades: ClassVar[dict[str, str]] = {str(grade): str(grade) for grade in range(6)}
     words: ClassVar[Mapping[str, Mapping[str, str]]] = {"en": grades, "ja": grades}

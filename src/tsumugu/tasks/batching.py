@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from tsumugu.models.base import Model, Output
+from tsumugu.engines.onnx_model import OnnxModel
 from tsumugu.text.encoding import Encoding
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -33,15 +35,17 @@ def longest_first(lengths: Sequence[int], *, rows: int | None = None, budget: in
     return groups
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of different lengths as one tensor `[rows, longest]`, filled up on the right."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)
+def padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
+    """Rows of different lengths as one array `[rows, longest]`, filled up on the right."""
+    filled = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for place, row in enumerate(rows):
+        filled[place, : len(row)] = row
+    return filled
 
 
 def outputs(
-    model: Model, tokenizer: Tokenizer, encoded: Encoding, *, rows: int | None = None
-) -> Iterator[tuple[list[int], Output, Tensor]]:
+    model: Any, tokenizer: Tokenizer, encoded: Encoding, *, rows: int | None = None
+) -> Iterator[tuple[list[int], Any, NDArray[np.int64]]]:
     """What the model makes of encoded texts, group by group.
 
     Args:
@@ -49,7 +53,8 @@ def outputs(
         rows: at most so many computed together; as many as the token budget allows when left out.
 
     Returns:
-        For each group its row numbers, the output for those rows, and which of its tokens are real, `[rows, longest]`.
+        For each group its row numbers, the output for those rows, and `[rows, longest]`: 1 where a token of theirs is
+        real, else 0.
     """
     pad = next((each for each in (tokenizer.pad_token_id, model.config.pad_token_id) if each is not None), 0)
     # A model with one kind of segment has learned nothing from the second.
@@ -60,4 +65,15 @@ def outputs(
         given["attention_mask"] = padded([[1] * len(ids[row]) for row in group], 0)
         if types:
             given["token_type_ids"] = padded([encoded["token_type_ids"][row] for row in group], 0)
-        yield group, model(**given), given["attention_mask"].bool().to(model.device)
+        with _without_gradients(model):
+            output = model(**given)
+        yield group, output, given["attention_mask"]
+
+
+def _without_gradients(model: Any) -> AbstractContextManager[Any]:
+    """Where nothing is remembered for training; a compiled model remembers nothing."""
+    if isinstance(model, OnnxModel):
+        return nullcontext()
+    import torch
+
+    return torch.inference_mode()

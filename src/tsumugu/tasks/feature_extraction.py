@@ -39,9 +39,9 @@ class FeatureExtraction(Task):
         cut: dict[str, Any] = {"truncation": True, "max_length": options.get("max_length") or self.longest}
         encoded = self.tokenizer(rows, **(cut if options.get("truncation", True) else {}))
         results: list[Any] = [None] * len(rows)
-        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
+        for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
             for place, row in enumerate(group):
-                mine = output.last_hidden_state[place, real[place]][None]
+                mine = output.last_hidden_state[place, : len(encoded["input_ids"][row])][None]
                 results[row] = mine.tolist() if to is None else convert_tensor(mine, to)
         return results
 

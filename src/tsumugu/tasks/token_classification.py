@@ -103,9 +103,10 @@ class TokenClassification(Task):
             return_special_tokens_mask=True,
         )
         scores: list[Any] = [None] * len(encoded["input_ids"])
-        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
+        for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
             for place, piece in enumerate(group):
-                scores[piece] = output.logits[place, real[place]].float().softmax(-1).cpu().numpy()
+                length = len(encoded["input_ids"][piece])
+                scores[piece] = output.logits[place, :length].float().softmax(-1).cpu().numpy()
         pieces: list[list[int]] = [[] for _ in rows]
         for piece, row in enumerate(encoded["overflow_to_sample_mapping"]):
             pieces[row].append(piece)

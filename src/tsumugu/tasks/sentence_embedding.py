@@ -19,6 +19,7 @@ from tsumugu.tasks.base import Task
 from tsumugu.tasks.batching import outputs
 from tsumugu.text.encoding import Encoding
 
+
 @dataclass(frozen=True)
 class Pooling:
     """How token states become one vector.
@@ -84,7 +85,6 @@ class SentenceEmbedding(Task):
         rows = [text.lower() for text in texts] if self.pooling.lower else list(texts)
         reads = getattr(self.model, "longest", self.model.config.max_positions)
         limit = min(self.pooling.max_tokens or reads, reads)
-        ids = self.tokenizer(rows, truncation=True, max_length=limit)["input_ids"] if rows else []
         vectors = np.empty((len(rows), self.model.config.hidden_size), dtype=np.float32)
         encoded = self.tokenizer(rows, truncation=True, max_length=limit) if rows else Encoding({"input_ids": []})
         for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):

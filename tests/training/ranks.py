@@ -6,8 +6,9 @@ and losses are divided by the count of the whole step.
 
 Started without arguments it reads one JSON object a line, {"ranks", "arguments", "environment", "kill", "after"},
 starts so many ranks as children of its own, which need not import torch again, kills those of "kill" after so many
-seconds, and answers with {"codes", "errors", "seconds"}: how each left (minus the signal that killed it), what it
-printed to stderr, and how long they took. If the first argument is `tsumugu`, the ranks run that program with the rest.
+seconds (and has the rest go by SIGTERM if they still wait long after, as torchrun does), and answers with {"codes",
+"errors", "seconds"}: how each left (minus the signal that killed it), what it printed to stderr, and how long they
+took. If the first argument is `tsumugu`, the ranks run that program with the rest.
 """
 
 from __future__ import annotations
@@ -351,6 +352,17 @@ def child(task: dict[str, Any], rank: int, errors: Path) -> int:
         os._exit(code)
 
 
+def remind(children: list[int]) -> None:
+    """Send SIGTERM to those that are still there after a while: before they met they cannot know that one is dead."""
+    end = time.monotonic() + 20
+    while any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None for pid in children):
+        if time.monotonic() > end:
+            for pid in children:
+                os.kill(pid, signal.SIGTERM)
+            return
+        time.sleep(0.02)
+
+
 def serve() -> None:
     # What children would otherwise import, each anew.
     import cyclopts  # noqa: F401
@@ -370,6 +382,7 @@ def serve() -> None:
                 time.sleep(task["after"])
                 for rank in task["kill"]:
                     os.kill(children[rank], signal.SIGKILL)  # of one that is done already: it is not waited for yet
+                remind(children)
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
             errors = [each.read_text("utf-8") for each in outputs]
         print(json.dumps({"codes": codes, "errors": errors, "seconds": time.monotonic() - began}), flush=True)

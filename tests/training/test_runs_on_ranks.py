@@ -78,6 +78,11 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def written(folder: Path) -> int:
+    """The length of a run's log."""
+    return (folder / LOG).stat().st_size if (folder / LOG).is_file() else 0
+
+
 def tidy(folder: Path) -> bool:
     """Whether nothing half-written is left."""
     return not list(folder.rglob(".*"))
@@ -167,14 +172,15 @@ def test_killed_anywhere_and_resumed_is_never_stopped(
             if kills < KILLS:
                 # Mostly all of them, as when a machine goes down; else one, and the others must notice.
                 victims = range(count) if chance.random() < 0.6 else [chance.randrange(count)]
-                moment = chance.random() * 1.2 * whole.seconds
+                moment, seen = chance.random() * 1.2 * whole.seconds, written(folder)
                 answer = pretrain(group, count, config, folder, kill=victims, after=moment)
             else:
                 answer = pretrain(group, count, config, folder)
             kills += -signal.SIGKILL in answer.codes
             finished = set(answer.codes) == {0}
             for code, error in zip(answer.codes, answer.errors, strict=True):
-                assert code in (0, 1, 2, -signal.SIGKILL)
+                assert code in (0, 1, 2, -signal.SIGKILL, -signal.SIGTERM)
+                assert code != -signal.SIGTERM or written(folder) == seen  # they had not met yet
                 assert "Traceback" not in error, error
                 assert code != 2 or "lost the others" in error or "did not meet the others" in error, error
         assert same(weights(folder), expected)
@@ -191,11 +197,6 @@ def children_of(torchrun: subprocess.Popen[str]) -> list[psutil.Process]:
             with contextlib.suppress(psutil.NoSuchProcess, KeyError):
                 found[int(each.environ()["RANK"])] = each
     return [each for _, each in sorted(found.items())]
-
-
-def written(folder: Path) -> int:
-    """The length of a run's log."""
-    return (folder / LOG).stat().st_size if (folder / LOG).is_file() else 0
 
 
 def wait_for(folder: Path, step: int, process: subprocess.Popen[str]) -> None:

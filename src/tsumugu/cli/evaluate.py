@@ -39,6 +39,9 @@ def evaluate(
     label_map: Annotated[
         list[str] | None, Parameter(negative="", help="THEIRS=OURS: the data's name for a label of the model.")
     ] = None,
+    shots: Annotated[int, Parameter(help="Examples of training that a prompt shows.")] = 0,
+    prompt_language: Annotated[Literal["en", "ja"] | None, Parameter(help="Of the prompt.")] = None,
+    calibration: Annotated[Literal["none", "contextual", "pmi"] | None, Parameter(help="Of prompted labels.")] = None,
     name: Annotated[str | None, Parameter(help="What the system is called.")] = None,
     output: Annotated[
         Path | None, Parameter(("--output", "-o"), help="A folder for results.json, predictions.jsonl, report.html.")
@@ -72,7 +75,7 @@ def evaluate(
     confidence: Annotated[float, Parameter(group=_SCORES, help="Of intervals.")] = 0.95,
     resamples: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 1000,
     resample_seed: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 0,
-    batch_size: Annotated[int, Parameter(help="Rows computed together.")] = 8,
+    batch_size: Annotated[int | None, Parameter(help="Rows computed together.")] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -111,6 +114,10 @@ def evaluate(
     examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
     for problem in examples.problems:
         stderr().print(f"passed over: {problem}", style="dim", markup=False)
+    options = (flags or GenerationFlags()).chosen()
+    options |= {
+        key: value for key, value in (("language", prompt_language), ("calibration", calibration)) if value is not None
+    }
     solver: Any = None
     if model is not None or (predictions is None and baseline is None and task is not None):
         from tsumugu.evaluation.solving import task_for
@@ -118,7 +125,8 @@ def evaluate(
 
         chosen = task_for(examples.kind, task)
         with downloads(quiet=quiet) as watch:
-            solver = pipeline(task or chosen, model, dtype=dtype, device=device, batch_size=batch_size, progress=watch)
+            rows: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+            solver = pipeline(task or chosen, model, dtype=dtype, device=device, progress=watch, **rows)
     with progress(quiet=quiet) as display:
         bar = display.add_task("evaluating", total=len(examples) if limit is None else min(limit, len(examples)))
         found = run(
@@ -133,7 +141,8 @@ def evaluate(
             metric=metric,
             slice_by=slice_by or (),
             label_map=pairs(label_map, "--label-map"),
-            options=(flags or GenerationFlags()).chosen(),
+            shots=shots,
+            options=options,
             embedder=embedder,
             rules=rules,
             tokens=tokens,

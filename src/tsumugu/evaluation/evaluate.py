@@ -65,6 +65,7 @@ def evaluate(
     slice_by: Sequence[str] = (),
     column: str | None = None,
     label_map: Mapping[str, str] | None = None,
+    shots: int = 0,
     options: Mapping[str, Any] | None = None,
     embedder: str | Path = "minilm",
     rules: Rules | None = None,
@@ -92,6 +93,7 @@ def evaluate(
         slice_by: columns whose values make slices of the report.
         column: of the file of predictions.
         label_map: the model's label to the data's.
+        shots: examples of training that a prompt shows, of every label in turn.
         options: of the task's calls, such as `max_new_tokens`.
         embedder: the model whose vectors the baseline "embeddings" uses.
         rules: how answers are compared, "squad" or "japanese"; by their language when left out.
@@ -124,7 +126,7 @@ def evaluate(
     elif baseline is not None:
         answers = list(_baseline(baseline, examples, learned, embedder, progress))
     else:
-        answers = list(_model(model, task, examples, label_map, options, progress))
+        answers = list(_model(model, task, examples, learned, shots, label_map, options, progress))
     seconds = time.perf_counter() - began
     if len(answers) != len(examples):
         raise InputError(f"{len(answers)} predictions for {len(examples)} examples", where="predictions")
@@ -225,6 +227,8 @@ def _model(
     model: Any,
     task: str | None,
     examples: Examples,
+    learned: Examples | None,
+    shots: int,
     label_map: Mapping[str, str] | None,
     options: Mapping[str, Any] | None,
     progress: Progress | None,
@@ -237,6 +241,15 @@ def _model(
     if not isinstance(model, Task):
         chosen = task_for(examples.kind, task)
         solver = pipeline(task or chosen, model)  # the name as given may say more, such as two languages
+    if shots:
+        from tsumugu.evaluation.shots import as_shots, pick
+        from tsumugu.tasks.prompting.base import Prompted
+
+        if not isinstance(solver, Prompted):
+            raise InputError("only prompts show examples", where="shots", mend="name a model that goes on with texts")
+        if learned is None:
+            raise InputError("there are no examples of training to show", where="shots", mend="name them with train")
+        options = {**(options or {}), "examples": as_shots(solver, pick(learned, shots))}
     return solve(solver, examples, label_map=label_map, options=options, progress=progress)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from tsumugu.core.errors import InputError
-from tsumugu.core.registry import TASKS
+from tsumugu.core.registry import PROMPTED, TASKS
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.evaluation.scoring import Prediction
 from tsumugu.tasks.base import Task
+from tsumugu.tasks.prompting.base import Prompted
 
 _WINDOW = 256
 """Examples handed to a task at once."""
 
 TASKS_OF = {
-    "text-classification": ("text-classification", "zero-shot-classification"),
-    "pair-classification": ("text-classification",),
+    "text-classification": ("text-classification", "sentiment-analysis", "zero-shot-classification"),
+    "pair-classification": ("natural-language-inference", "text-classification"),
     "similarity": ("sentence-similarity", "text-classification"),
     "token-classification": ("token-classification",),
     "question-answering": ("question-answering",),
-    "multiple-choice": ("sentence-similarity",),
+    "multiple-choice": ("multiple-choice", "sentence-similarity"),
     "text-to-text": ("text2text-generation", "summarization", "translation", "text-generation", "chat"),
 }
 """The tasks that solve each kind of data, the usual one first."""
@@ -47,7 +49,8 @@ def solve(
     Raises:
         InputError: the task does not solve this kind, or its labels are none of the data's.
     """
-    call = _CALLS[task_for(examples.kind, task.name)]
+    task_for(examples.kind, task.name)
+    call = _CALLS[task.name]
     rename = _renamed(task, examples, label_map or {})
     rows = iter(examples)
     while batch := list(islice(rows, _WINDOW)):
@@ -64,17 +67,27 @@ def task_for(kind: str, name: str | None = None) -> str:
         InputError: the task does not solve this kind.
         UnknownNameError: there is no such task.
     """
-    chosen = TASKS.canonical(TASKS_OF[kind][0] if name is None else name)
+    name = TASKS_OF[kind][0] if name is None else name
+    chosen = (
+        TASKS.canonical(name)
+        if name in TASKS
+        else PROMPTED.canonical(re.sub(r"^translation[-_].+", "translation", name))
+    )
     if chosen not in TASKS_OF[kind]:
         raise InputError(f"{chosen} does not solve {kind}", where="task", mend=f"use {', '.join(TASKS_OF[kind])}")
     return chosen
 
 
 def _classify(task: Task, rows: Sequence[Any], examples: Examples, options: dict[str, Any]) -> Iterator[Prediction]:
-    texts = [
-        row.text if examples.kind == "text-classification" else {"text": row.text1, "text_pair": row.text2}
-        for row in rows
+    prompted = isinstance(task, Prompted)
+    first, second = (task.fields[0], task.fields[-1]) if isinstance(task, Prompted) else ("text", "text_pair")
+    texts: list[Any] = [
+        row.text if examples.kind == "text-classification" else {first: row.text1, second: row.text2} for row in rows
     ]
+    if prompted and examples.kind == "pair-classification" and first == second:
+        raise InputError(f"{task.name} asks of one text", where="task", mend="use natural-language-inference")
+    if prompted:
+        options = _asked_labels(task, examples, options)
     for answers in task(texts, **{"top_k": None, **options}):
         table = {each["label"]: float(each["score"]) for each in answers}
         if examples.kind == "similarity":
@@ -83,6 +96,13 @@ def _classify(task: Task, rows: Sequence[Any], examples: Examples, options: dict
         best = max(table, key=table.__getitem__)
         proper = 0.99 < sum(table.values()) < 1.01
         yield Prediction(best, table[best] if 0 <= table[best] <= 1 else None, table if proper else None)
+
+
+def _asked_labels(task: Any, examples: Examples, options: dict[str, Any]) -> dict[str, Any]:
+    """The data's labels, for a prompt that has no words of its own for them."""
+    known = task.words.get(options.get("language", task.defaults.get("language", "en")), {})
+    told = "labels" in options or "labels" in task.defaults or set(examples.labels or ()) <= set(known)
+    return options if told else {**options, "labels": list(examples.labels or ())}
 
 
 def _zero_shot(task: Task, rows: Sequence[Any], examples: Examples, options: dict[str, Any]) -> Iterator[Prediction]:
@@ -97,6 +117,11 @@ def _compare(task: Task, rows: Sequence[Any], examples: Examples, options: dict[
         for answer in task([(row.text1, row.text2) for row in rows], **options):
             yield Prediction(float(answer["score"]))
         return
+    if isinstance(task, Prompted):
+        asked = [{"question": row.question, "choices": list(row.choices), "context": row.context} for row in rows]
+        for answer in task(asked, **options):
+            yield Prediction(int(answer["label"]), float(answer["score"]))
+        return
     pairs = [(" ".join(row.texts), choice) for row in rows for choice in row.choices]
     scores = iter(task(pairs, **options))
     for row in rows:
@@ -105,7 +130,8 @@ def _compare(task: Task, rows: Sequence[Any], examples: Examples, options: dict[
 
 
 def _tag(task: Task, rows: Sequence[Any], examples: Examples, options: dict[str, Any]) -> Iterator[Prediction]:
-    for entities in task([row.text for row in rows], **{"aggregation_strategy": "simple", **options}):
+    usual = _asked_labels(task, examples, {}) if isinstance(task, Prompted) else {"aggregation_strategy": "simple"}
+    for entities in task([row.text for row in rows], **{**usual, **options}):
         yield Prediction(tuple((int(each["start"]), int(each["end"]), each["entity_group"]) for each in entities))
 
 
@@ -130,6 +156,7 @@ _CALLS: dict[str, Callable[[Any, Sequence[Any], Examples, dict[str, Any]], Itera
     "text-classification": _classify,
     "zero-shot-classification": _zero_shot,
     "sentence-similarity": _compare,
+    "multiple-choice": _compare,
     "token-classification": _tag,
     "question-answering": _answer,
     "text2text-generation": _write,
@@ -146,7 +173,12 @@ def _renamed(task: Task, examples: Examples, label_map: Mapping[str, str]) -> Ca
         return lambda each: Prediction(
             tuple((start, end, label_map.get(label, label)) for start, end, label in each.answer)
         )
-    if task.name != "text-classification" or examples.kind == "similarity" or examples.labels is None:
+    if (
+        isinstance(task, Prompted)
+        or task.name != "text-classification"
+        or examples.kind == "similarity"
+        or examples.labels is None
+    ):
         return lambda each: each
     theirs = tuple(task.model.config.labels)
     names = match_labels(theirs, examples.labels, label_map)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tsumugu.engines.load import load_model as load_model
     from tsumugu.engines.torch import save_model as save_model
     from tsumugu.evaluation.evaluate import evaluate as evaluate
+    from tsumugu.export.write import export as export
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
     from tsumugu.tasks.pipeline import pipeline as pipeline
@@ -39,6 +40,7 @@ _HOMES = {
     "TsumuguError": "tsumugu.core.errors",
     "convert_tensor": "tsumugu.core.tensors",
     "evaluate": "tsumugu.evaluation.evaluate",
+    "export": "tsumugu.export.write",
     "generate": "tsumugu.generation.generate",
     "load_examples": "tsumugu.data.labelled.load",
     "load_model": "tsumugu.engines.load",

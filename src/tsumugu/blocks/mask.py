@@ -111,9 +111,14 @@ def causal_mask(
 
 
 def padding_mask(real: Tensor) -> Mask:
-    """Hide padding. `real`: `[batch, keys]`, non-zero where a token is real. Costs nothing when all are."""
+    """Hide padding. `real`: `[batch, keys]`, non-zero where a token is real. Costs nothing when all are.
+
+    While a graph is traced nobody knows, and the mask is there.
+    """
     real = real.bool()
-    return EVERYTHING if bool(real.all()) else Mask(allowed=real[:, None, None, :])
+    return (
+        EVERYTHING if not torch.compiler.is_compiling() and bool(real.all()) else Mask(allowed=real[:, None, None, :])
+    )
 
 
 def document_mask(documents: Tensor) -> Mask:

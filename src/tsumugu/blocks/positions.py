@@ -119,6 +119,9 @@ class RotaryPositions(nn.Module):
         return frequencies if self.scaling is None else self.scaling.scale(frequencies)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        if torch.compiler.is_compiling():  # how long a table must be depends on values, which a graph does not know
+            cos, sin = self._turned(positions, dtype)
+            return Rotation(cos[:, None], sin[:, None])
         cos, sin = self._table(int(positions.max()) + 1, dtype, positions.device)
         return Rotation(cos[positions][:, None], sin[positions][:, None])
 
@@ -127,13 +130,17 @@ class RotaryPositions(nn.Module):
         if known is not None and len(known[0]) >= length:
             return known
         length = max(64, 1 << (length - 1).bit_length())
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
         with torch.inference_mode(False):
-            positions = torch.arange(length, device=device).to(wide)
-            angles = torch.outer(positions, self.frequencies(dtype=wide, device=device)).repeat(1, 2)
-            table = (angles.cos().to(dtype), angles.sin().to(dtype))
+            table = self._turned(torch.arange(length, device=device), dtype)
         self._tables[device, dtype] = table
         return table
+
+    def _turned(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at positions `[...]`, `[..., head_dim]` each."""
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        angles = positions.to(wide)[..., None] * self.frequencies(dtype=wide, device=positions.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
     def extra_repr(self) -> str:
         return f"{self.head_dim}, theta={self.theta:g}, scaling={self.scaling}"

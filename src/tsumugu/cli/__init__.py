@@ -37,6 +37,7 @@ VERBS = {
     "inspect": ("tsumugu.cli.inspect:inspect", "Say what a model is: algorithm, parameters, hyperparameters, data."),
     "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
     "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),
+    "export": ("tsumugu.cli.export:export", "Write a model as a graph for another runtime: ONNX, torch.export."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

@@ -132,7 +132,7 @@ class Model(nn.Module):
             given = given[None]
         if given.dim() != 2 or given.shape[1] == 0:
             raise InputError(f"expected ids of shape [batch, time], found {list(given.shape)}", where="input_ids")
-        if given.device.type != "meta":
+        if not _unseen(given):
             low, high, vocab = int(given.min()), int(given.max()), int(self.config.vocab_size)
             if low < 0 or high >= vocab:
                 wrong = low if low < 0 else high
@@ -152,7 +152,7 @@ class Model(nn.Module):
         if given is None:
             return None
         indices = to_torch(given)
-        if indices.device.type != "meta" and indices.numel():
+        if not _unseen(indices) and indices.numel():
             low, high = int(indices.min()), int(indices.max())
             if low < 0 or high >= limit:
                 raise InputError(f"{low if low < 0 else high} is outside 0 to {limit - 1}", where=name)
@@ -260,6 +260,11 @@ class Family:
                 mend=f"choose with task=: {', '.join(self.heads)}",
             )
         return self.heads[0]
+
+
+def _unseen(tensor: Tensor) -> bool:
+    """Whether the values of a tensor are not there to be checked: on the meta device, or while a graph is traced."""
+    return tensor.device.type == "meta" or torch.compiler.is_compiling()
 
 
 def preset(presets: Mapping[str, T], name: str, *, family: str) -> T:

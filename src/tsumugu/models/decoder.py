@@ -187,8 +187,9 @@ class Decoder(Model):
         """How queries and keys are turned: one rotation for all layers, or one for each."""
         if not isinstance(self.rotary, nn.ModuleList):
             return None if self.rotary is None else self.rotary(positions, dtype)
-        made = {each: each(positions, dtype) for each in dict.fromkeys(self.rotary)}
-        return [made[each] for each in self.rotary]
+        layers = list(self.rotary)  # once: while a graph is traced, each look gives other objects
+        made = {each: each(positions, dtype) for each in dict.fromkeys(layers)}
+        return [made[each] for each in layers]
 
     def _mask(
         self, ids: Tensor, keys: int, offset: int | Tensor, real: Tensor | None, document_ids: Any, prefix: Any
@@ -221,9 +222,9 @@ class Decoder(Model):
             if real is None:
                 pad = self.config.pad_token_id
                 real = torch.ones_like(ids) if pad is None else ids != pad
-            x = x[torch.arange(len(x), device=x.device), last_real(real)]
+            x = x[torch.arange(x.shape[0], device=x.device), last_real(real)]
         elif isinstance(logits_to_keep, Tensor):
-            x = x[torch.arange(len(x), device=x.device), logits_to_keep][:, None]
+            x = x[torch.arange(x.shape[0], device=x.device), logits_to_keep][:, None]
         elif logits_to_keep:
             x = x[:, -logits_to_keep:]
         logits = self.head(x)

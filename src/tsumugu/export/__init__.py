@@ -1,0 +1,1 @@
+"""Whole models in other tongues: ONNX, torch.export, JAX, TensorFlow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,6 +89,30 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value)
         return self.output(self._attend(query, key, value, mask))
+
+    def weights(
+        self,
+        x: Tensor,
+        *,
+        mask: Mask = EVERYTHING,
+        rotation: Rotation | None = None,
+        context: Tensor | KeysValues | None = None,
+    ) -> Tensor:
+        """How much each query looks at each key, `[batch, heads, queries, keys]`: what `forward` does not keep."""
+        query = self._heads(self.query(x))
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        key, _ = context if isinstance(context, tuple) else self.keys_values(x if context is None else context)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        scores = query @ key.transpose(-2, -1) * (self.head_dim**-0.5 if self.scale is None else self.scale)
+        hidden = mask.scores(query.dtype)
+        if mask.causal:
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if hidden is not None:
+            scores = scores.masked_fill(~hidden, float("-inf")) if hidden.dtype == torch.bool else scores + hidden
+        return scores.softmax(-1)
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """What is asked of `context` `[batch, keys, context_size]`, to be kept where it is asked again and again."""

@@ -1,0 +1,102 @@
+"""``tsumugu explain``: why a model answered so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tsumugu.cli.console import progress, stderr, stdout
+from tsumugu.cli.dash import DASH
+from tsumugu.cli.downloads import downloads
+from tsumugu.cli.options import Device, Quiet
+from tsumugu.core.errors import InputError
+
+
+def explain(
+    task: Annotated[
+        str, Parameter(help="text-classification, ner, question-answering, sts, text-generation, fill-mask…")
+    ],
+    texts: Annotated[list[str], DASH, Parameter(name="text", negative="", help="A text; two for pairs.")],
+    /,
+    *,
+    model: Annotated[str, Parameter(("--model", "-m"), help="A folder, a file, a name.")],
+    target: Annotated[
+        str | None, Parameter(help="A label, a token, or LABEL@WORD; the model's own answer otherwise.")
+    ] = None,
+    method: Annotated[
+        Literal["integrated-gradients", "input-x-gradient", "occlusion", "shapley"] | None,
+        Parameter(help="How; integrated gradients, for decoders Shapley values."),
+    ] = None,
+    baseline: Annotated[
+        Literal["pad", "mask", "zero"], Parameter(help="What a token becomes when it is taken away.")
+    ] = "pad",
+    check: Annotated[bool, Parameter(negative="", help="Also test the explanation: deletion, random weights.")] = False,
+    html: Annotated[
+        Path | None, Parameter(help="Write a page, with attention and what each layer would answer.")
+    ] = None,
+    svg: Annotated[Path | None, Parameter(help="Write the coloured text as an SVG drawing.")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Say what each token of a text adds to the answer."""
+    for path, suffix in ((html, ".html"), (svg, ".svg")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise InputError(f"{path.name!r} does not end in {suffix}", where=f"--{suffix[1:]}")
+    if not 1 <= len(texts) <= 2:
+        raise InputError(f"{len(texts)} texts are given", where="text", mend="give one, or two for pairs")
+    from tsumugu.anatomy.explain import explain as find
+    from tsumugu.anatomy.explain_page import checks, facts, in_text
+    from tsumugu.anatomy.targets import ask
+    from tsumugu.checkpoints.load import load_tokenizer
+    from tsumugu.core.registry import TASKS
+    from tsumugu.engines.torch import load_model
+
+    with downloads(quiet=quiet) as watch:
+        name = TASKS.canonical(task) if task in TASKS else task
+        loaded = load_model(model, device=device, task=name, progress=watch)
+    question = ask(name, loaded, load_tokenizer(model), *texts, target=target)
+    way = method or ("shapley" if loaded.head_name == "causal-lm" else "integrated-gradients")
+    with progress(quiet=quiet or as_json) as display:
+        display.add_task(f"asking why, by {way}", total=None)
+        found = find(loaded, question, method=way, baseline=baseline, check=check)
+    for path, text in _files(html, svg, loaded, model, found, question, texts):
+        from tsumugu.checkpoints.atomic import new_file
+
+        with new_file(path) as partial:
+            partial.write_text(text, "utf-8")
+        if not quiet:
+            stderr().print(f"written: {path}", markup=False)
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    elif html is None and svg is None:
+        stdout().print(f"{found.answer}\n", markup=False)
+        for line in in_text(found, question):
+            stdout().print(line, markup=False)
+        stdout().print()
+        for key, value in (*facts(found), *checks(found)):
+            stdout().print(f"{key}: {value}", markup=False)
+
+
+def _files(
+    html: Path | None, svg: Path | None, model: Any, name: str, found: Any, question: Any, texts: list[str]
+) -> list[tuple[Path, str]]:
+    """What is to be written, all made before the first is."""
+    from tsumugu.anatomy import explain_page
+    from tsumugu.anatomy.insides import attentions, lens
+    from tsumugu.checkpoints.load import load_tokenizer
+
+    files = []
+    if html is not None:
+        seen = attentions(model, question.ids, **question.arguments(1))
+        writes = model.head_name == "causal-lm"
+        depths = lens(model, load_tokenizer(name), question.ids) if writes else []
+        other = texts[1] if len(texts) == 2 and len(question.texts) == 1 else None
+        page = explain_page.render(found, question, model=name, other=other, attention=seen, lens=depths)
+        files.append((html, page))
+    if svg is not None:
+        files.append((svg, explain_page.svg(found, question)))
+    return files

@@ -38,6 +38,10 @@ def test_a_run_and_its_list(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "done · 4 steps" in done.stderr
     assert "lr: 0.0003" in (tmp_path / "runs" / "tiny" / "recipe.yaml").read_text("utf-8")
+    card = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000004" / "README.md"
+    assert "| objective | causal |" in card.read_text("utf-8")
+    assert "| train.lr | 0.0003 |" in card.read_text("utf-8")
+    assert "| corpus | " in card.read_text("utf-8")
     listed = command("runs", cwd=tmp_path).stdout
     assert "tiny  gpt2    causal" in listed
     again = command("pretrain", "--config", recipe, cwd=tmp_path)

@@ -18,11 +18,12 @@ import torch
 from tsumugu import __version__
 from tsumugu.anatomy import runs
 from tsumugu.anatomy.algorithm import describe_algorithm
-from tsumugu.anatomy.distribution import describe_data
+from tsumugu.anatomy.distribution import corpus_source, describe_data
 from tsumugu.anatomy.parameters import PARTS, WIDEST_SPECTRUM, TensorFacts, look_at
 from tsumugu.checkpoints.keymap import Readable
 from tsumugu.checkpoints.load import Checkpoint, load_tokenizer, open_checkpoint
 from tsumugu.core.errors import CheckpointError, ConfigError, TsumuguError, UnknownNameError
+from tsumugu.corpus.shards import Corpus
 from tsumugu.engines.torch import recognise
 from tsumugu.hub import entries
 from tsumugu.hub.resolve import resolve
@@ -31,6 +32,8 @@ from tsumugu.text.files import read_json
 from tsumugu.text.tokenizer import Tokenizer
 
 FORMAT, VERSION = "tsumugu anatomy", 1
+CORPUS = "corpus"
+"""The folder of a run that holds what it prepared of raw text."""
 
 Anatomy = dict[str, Any]
 """Plain JSON values: format, version, model, algorithm, parameters, hyperparameters, and what is known of the data."""
@@ -158,6 +161,8 @@ def describe(
     trained = runs.find_run(folder)
     if trained is not None:
         _add_run(found, runs.read_run(trained))
+        if (trained / CORPUS / "corpus.json").is_file():
+            found["dataset"] = {"sources": [corpus_source(Corpus.open(trained / CORPUS))]}
     if data:
         if tokenizer is None:
             raise CheckpointError("it has no tokenizer to cut the data with", where=str(checkpoint.path))

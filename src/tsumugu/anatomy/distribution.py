@@ -120,11 +120,16 @@ def distribution(found: Documents, tokenizer: Tokenizer) -> dict[str, Any]:
     return described
 
 
-def _take_corpus(corpus: Corpus, tokenizer: Tokenizer, found: Documents, progress: Progress | None) -> None:
+def corpus_source(corpus: Corpus) -> dict[str, Any]:
+    """What a prepared corpus is and where it came from, without a look at its documents."""
     keep = ("documents", "tokens", "bytes", "characters", "checksum")
     about = {key: getattr(corpus, key) for key in keep}
     files = [{**each, "path": Path(str(each["path"])).name} if "path" in each else each for each in corpus.sources]
-    found.sources.append({"name": corpus.path.name, "kind": "corpus", **about, "inputs": files})
+    return {"name": corpus.path.name, "kind": "corpus", **about, "inputs": files}
+
+
+def _take_corpus(corpus: Corpus, tokenizer: Tokenizer, found: Documents, progress: Progress | None) -> None:
+    found.sources.append(corpus_source(corpus))
     taken = sum(map(len, found.ids))
     for number in range(len(corpus)):
         if taken >= MOST_TOKENS:

@@ -6,12 +6,15 @@ The recipe is written into that folder first; a run that was killed at any momen
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tsumugu.core.errors import ConfigError, InputError
+from tsumugu.anatomy.card import About, write_card
+from tsumugu.anatomy.distribution import corpus_source
+from tsumugu.core.errors import ConfigError, InputError, TsumuguError
 from tsumugu.core.registry import FAMILIES, OBJECTIVES
 from tsumugu.corpus.loader import Loader, Mixture, Rows
 from tsumugu.corpus.shards import Corpus
@@ -20,6 +23,7 @@ from tsumugu.models.base import Model
 from tsumugu.objectives.base import Batch, Objective
 from tsumugu.objectives.vocabulary import vocabulary_of
 from tsumugu.text.tokenizer import Tokenizer
+from tsumugu.training.checkpointing import BEST, LAST, find_checkpoint
 from tsumugu.training.console import Console
 from tsumugu.training.distributed import World
 from tsumugu.training.events import LOG, JsonLines, Sink, Stream
@@ -119,7 +123,20 @@ def _work(recipe: Recipe, folder: Path, world: World, *, quiet: bool) -> Result:
         if world.main:
             trainer.stream.sinks += [JsonLines(folder / LOG), *sinks, Console(quiet=quiet)]
             stack.callback(trainer.stream.close)
-        return trainer.run()
+        result = trainer.run()
+        if world.main and result.reason in ("done", "early"):
+            _describe(folder, corpora)
+        return result
+
+
+def _describe(folder: Path, corpora: Sequence[Corpus]) -> None:
+    """A model card and an anatomy beside the best and the last weights. One that cannot be written spoils no run."""
+    sources = {"sources": [corpus_source(each) for each in corpora]}
+    try:
+        for each in {find_checkpoint(folder, name) for name in (BEST, LAST)}:
+            write_card(each, About(name=folder.name), dataset=sources)
+    except (OSError, TsumuguError) as error:
+        warnings.warn(f"no model card was written: {error}", stacklevel=2)
 
 
 # Model, objective and data

@@ -22,9 +22,7 @@ _MOST = 5000
 
 @app.command
 def embeddings(
-    texts: Texts = None,
-    /,
-    *,
+    *texts: Texts,
     output: Output,
     model: Named = "minilm",
     input: InputPath = None,
@@ -37,7 +35,7 @@ def embeddings(
     from tsumugu.anatomy.pictures import check_target, plot_points
 
     check_target(output)
-    rows = list(_first(read_inputs(texts or [], input, format=input_format).rows))
+    rows = list(_first(read_inputs(texts, input, format=input_format).rows))
     found = [one_text(row, text_column) for row in rows]
     labels = None if label_column is None else [str(row.values.get(label_column)) for row in rows]
     from tsumugu.tasks.sentence_embedding import SentenceEmbedding
@@ -50,9 +48,7 @@ def embeddings(
 
 @app.command
 def tokenizer(
-    texts: Texts = None,
-    /,
-    *,
+    *texts: Texts,
     model: Named,
     output: Output,
     input: InputPath = None,
@@ -65,7 +61,7 @@ def tokenizer(
     from tsumugu.checkpoints.load import load_tokenizer
 
     check_target(output)
-    rows = _first(read_inputs(texts or [], input, format=input_format).rows)
+    rows = _first(read_inputs(texts, input, format=input_format).rows)
     found = [one_text(row, text_column) for row in rows]
     plot_vocabulary(load_tokenizer(model), found, output, title=f"{model}: {len(found):,} texts")
     _written(output, quiet=quiet)

@@ -37,6 +37,7 @@ TAGGED = (
 
 def demo(*, quiet: Quiet = False) -> None:
     """Pull two small models, chat with one and put tasks to it, rank sentences with the other, and time it all."""
+    """Pull two small models, chat with one, rank sentences with the other; pre-train a third; show how long it took."""
     from rich.table import Table
 
     show = stdout().print
@@ -101,8 +102,36 @@ def demo(*, quiet: Quiet = False) -> None:
         ranked = compare.rank(QUERY, SENTENCES)
     for answer in ranked:
         show(f"{answer['score']:7.4f}  {answer['text']}", markup=False)
+    show("\n[bold]A million parameters from nothing: Python's own help, letter by letter[/bold]")
+    with timed("pre-train") as remark:
+        remark.append(_pre_train(show, quiet=quiet))
     table = Table("step", "seconds", "", title="\nsummary", title_justify="left")
     for what, seconds, remark_text in times:
         table.add_row(what, f"{seconds:.2f}", remark_text)
     table.add_row("all", f"{sum(each[1] for each in times):.2f}", "", style="bold")
     show(table)
+
+
+def _pre_train(show: Any, *, quiet: bool) -> str:
+    """Pre-train a small model on text that every Python has, let it speak, and say how well it knows the text."""
+    import pydoc_data.topics
+    import tempfile
+    from pathlib import Path
+
+    from tsumugu.tasks.pipeline import pipeline
+    from tsumugu.training.checkpointing import find_checkpoint
+    from tsumugu.training.pretrain import train
+    from tsumugu.training.recipe import Recipe
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "help.txt"
+        text.write_text("\n\n".join(pydoc_data.topics.topics.values()), "utf-8")
+        told = {"name": "python-help", "data.inputs": str(text), "data.document": "paragraph"}
+        recipe = Recipe.from_yaml("shakespeare-char", told | {"train.minutes": "2", "evaluation.prompts": "[]"})
+        result = train(recipe, Path(folder) / "run", quiet=quiet)
+        writer: Any = pipeline("text-generation", find_checkpoint(result.folder))
+        for begin in ("The following", "A class"):
+            written = writer(begin, max_new_tokens=160, temperature=0.6, seed=1, truncation=True)[0]["generated_text"]
+            show(f"\n> {written}", markup=False)
+        bits = result.evaluation.get("bits_per_byte")
+        return f"{result.steps} steps, {result.tokens / 1e3:.0f}k characters, {bits:.2f} bits a byte on held-back text"

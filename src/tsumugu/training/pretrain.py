@@ -113,7 +113,7 @@ def _work(recipe: Recipe, folder: Path, world: World, *, quiet: bool) -> Result:
             for left in folder.glob(".*.partial"):  # of a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             write_recipe(recipe, folder / RECIPE)
-            prepare_text(recipe, folder)
+            prepare_text(recipe, folder, quiet=quiet)
         world.barrier(patience=DAY)
         corpora, tokenizer = open_corpora(recipe, folder)
         if world.main:

@@ -11,7 +11,9 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import FAMILIES
 from tsumugu.corpus.documents import Reading, read_documents
 from tsumugu.corpus.inputs import find_sources
-from tsumugu.corpus.prepare import prepare
+from tsumugu.corpus.prepare import Progress, prepare
 from tsumugu.corpus.shards import Corpus
 from tsumugu.engines.torch import load_model
 from tsumugu.text.layouts import LAYOUTS
@@ -32,11 +34,13 @@ from tsumugu.text.training import train_tokenizer
 from tsumugu.training.recipe import ModelSection, Recipe
 
 ENVIRONMENT = "environment.json"
+EVERY = 10.0
+"""Seconds between two words about how far preparing is."""
 LIKE = {"gpt": "gpt2", "gpt3": "gpt2", "megatron": "gpt2", "electra": "bert"}
 """Families whose tokenizers are laid out as another's."""
 
 
-def prepare_text(recipe: Recipe, folder: Path) -> None:
+def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
     """Make the tokenizer and the corpus, if the recipe begins with raw text."""
     data, section = recipe.data, recipe.tokenizer
     if data.corpus:
@@ -76,7 +80,22 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
             validation_share=0.0 if data.validation else data.validation_share,
             text_column=data.text_column,
             document=data.document,
+            progress=None if quiet else _telling(),
         )
+
+
+def _telling() -> Callable[[Progress], None]:
+    """Says on standard error now and then how far preparing is, where it takes long."""
+    due = time.monotonic() + EVERY
+
+    def tell(now: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + EVERY
+            share = f"{now.done / now.total:.0%}, " if now.total else ""
+            print(f"preparing: {share}{now.documents:,} documents, {now.tokens:,} tokens", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:

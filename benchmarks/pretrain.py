@@ -1,9 +1,9 @@
 """Training steps, against the reference library's model in a plain loop, and against its Trainer.
 
 Equal networks, batches and optimiser (AdamW, fused), float32. First rows that are full of text, then texts of 8 to 200
-tokens: Trainer pads each batch to its longest text, ours lays them into full rows and keeps them apart. All sides run in
-turn in this process, and the first loss of the same weights on the same rows must be the same. What counts is the
-median step of each turn.
+tokens: Trainer pads each batch to its longest text, ours lays them into full rows and keeps them apart. All sides run
+in turn in this process. What counts is the median step of each turn. What we trained must give the same loss in the
+reference library.
 """
 
 from __future__ import annotations

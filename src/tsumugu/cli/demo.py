@@ -36,8 +36,7 @@ TAGGED = (
 
 
 def demo(*, quiet: Quiet = False) -> None:
-    """Pull two small models, chat with one and put tasks to it, rank sentences with the other, and time it all."""
-    """Pull two small models, chat with one, rank sentences with the other; pre-train a third; show how long it took."""
+    """Pull two small models, chat with one and put tasks to it, rank sentences with the other; pre-train a third."""
     from rich.table import Table
 
     show = stdout().print

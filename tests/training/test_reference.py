@@ -14,12 +14,13 @@ from tsumugu.training.checkpointing import find_checkpoint
 from tsumugu.training.pretrain import train
 
 INNER = {**SMALL, "intermediate_size": 24}
+HEADED = {**INNER, "head_dim": 8}
 FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "gpt2": ("causal", {"family": "gpt2", "config": SMALL}, "causal", "AutoModelForCausalLM"),
     "llama": ("causal", {"family": "llama", "config": {**INNER, "num_kv_heads": 1}}, "causal", "AutoModelForCausalLM"),
     "roberta": ("masked", {"family": "roberta", "config": INNER}, "masked", "AutoModelForMaskedLM"),
-    "t5": ("span-corruption", {"family": "t5", "config": {**INNER, "head_dim": 8}}, "span-corruption", "AutoModelForSeq2SeqLM"),
-}  # fmt: skip
+    "t5": ("span-corruption", {"family": "t5", "config": HEADED}, "span-corruption", "AutoModelForSeq2SeqLM"),
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -171,6 +171,8 @@ def _loaded(tokenizer: str | Path | Tokenizer) -> Tokenizer:
 
 def _fingerprint(tokenizer: Tokenizer) -> str:
     said = tokenizer.backend.to_str() + json.dumps(tokenizer.special_tokens_map, sort_keys=True)
+    if tokenizer.japanese is not None:
+        said += json.dumps(tokenizer.japanese.config.to_dict(), sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -44,11 +44,16 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file through a temporary name in its folder; a failure leaves what was there."""
+    """Write a UTF-8 file as `write_bytes` does."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file through a temporary name in its folder; a failure leaves what was there."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary = Path(name)

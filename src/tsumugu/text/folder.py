@@ -18,7 +18,9 @@ from tokenizers import AddedToken, models
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.text import vocabulary
-from tsumugu.text.files import read_json, read_text, write_json, write_text
+from tsumugu.text.files import read_json, read_text, write_bytes, write_json, write_text
+from tsumugu.text.japanese_bert import read_japanese
+from tsumugu.text.japanese_config import is_japanese
 from tsumugu.text.special import ROLES
 from tsumugu.text.template import bos_eos
 
@@ -29,6 +31,7 @@ _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", 
 _WITH_TYPE_IDS = [
     "albert",
     "bert",
+    "bertjapanese",
     "big_bird",
     "convbert",
     "deberta",
@@ -61,6 +64,8 @@ _CONFIG_KEYS_OF_OURS = {
     "tokenizer_file",
     "name_or_path",
     "special_tokens_map_file",
+    "spm_file",
+    "vocab_file",
     *(f"{role}_token" for role in ROLES),
 }
 
@@ -78,7 +83,11 @@ def read_folder(path: Path) -> dict[str, Any]:
     model_config = read_json(folder / "config.json")
     kind = _kind(config, model_config)
     tokens = _special_tokens(folder, config)
-    backend, found = _read_backend(folder, chosen, kind, tokens, config)
+    japanese = None
+    if is_japanese(config, model_config):
+        backend, found, japanese = read_japanese(folder, tokens, config)
+    else:
+        backend, found = _read_backend(folder, chosen, kind, tokens, config)
     _add_tokens(backend, folder, config)
     tokens = {**found, **tokens} or _by_id(backend, model_config) or _by_name(backend)
     sentence = read_json(folder / "sentence_bert_config.json")
@@ -94,6 +103,7 @@ def read_folder(path: Path) -> dict[str, Any]:
         "token_type_ids": _uses_type_ids(backend, config, kind),
         "clean_up_tokenization_spaces": bool(config.get("clean_up_tokenization_spaces", False)),
         "config": {key: value for key, value in config.items() if key not in _CONFIG_KEYS_OF_OURS},
+        "japanese": japanese,
     }
 
 
@@ -269,7 +279,9 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> list[Path]:
     """Write a tokenizer's files; see `Tokenizer.save`. Each file is written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     backend = tokenizer.backend
-    written = [write_text(folder / "tokenizer.json", backend.to_str(pretty=True))]
+    japanese = tokenizer.japanese
+    # No tokenizer.json says how MeCab is asked: whoever read one would get other ids.
+    written = [] if japanese is not None else [write_text(folder / "tokenizer.json", backend.to_str(pretty=True))]
     added = backend.get_added_tokens_decoder()
     base = backend.get_vocab(with_added_tokens=False)
     special = dict(tokenizer.special_tokens_map)
@@ -292,6 +304,7 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> list[Path]:
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
         **special,
+        **({} if japanese is None else japanese.config.to_dict()),
     }
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     if tokenizer.additional_special_tokens:
@@ -303,6 +316,8 @@ def write_folder(tokenizer: Tokenizer, folder: Path) -> list[Path]:
     outside = {each.content: i for i, each in sorted(added.items()) if each.content not in base}
     if outside:
         written.append(write_json(folder / "added_tokens.json", outside))
+    if japanese is not None and japanese.sentencepiece is not None:
+        written.append(write_bytes(folder / "spiece.model", japanese.sentencepiece))
     return written + _write_chat_templates(tokenizer, folder) + _write_classic(backend, folder)
 
 

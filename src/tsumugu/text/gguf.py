@@ -33,6 +33,8 @@ def to_gguf_metadata(tokenizer: Tokenizer, vocab_size: int | None = None) -> dic
     Raises:
         CheckpointError: llama.cpp has no such tokenizer.
     """
+    if tokenizer.japanese is not None:
+        raise CheckpointError("llama.cpp does not ask MeCab for words", where="tokenizer")
     backend = tokenizer.backend
     model, found = backend.model, dict[str, Any]()
     tokens, types = _rows(tokenizer, vocab_size)

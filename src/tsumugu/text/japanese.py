@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from tsumugu.core.errors import InputError, MissingExtraError, did_you_mean
 
-Dictionary = Literal["unidic-lite", "ipadic"]
-DICTIONARIES = {"unidic-lite": "unidic_lite", "ipadic": "ipadic"}
+Dictionary = Literal["unidic-lite", "ipadic", "unidic"]
+DICTIONARIES = {"unidic-lite": "unidic_lite", "ipadic": "ipadic", "unidic": "unidic"}
+_IN_EXTRA = ("fugashi", "unidic-lite", "ipadic")
+_PURPOSE = "finding Japanese words with MeCab"
 
 HIRAGANA = r"\u3041-\u309f"
 KATAKANA = r"\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -50,26 +54,55 @@ def script_runs(text: str) -> list[str]:
     return _RUNS.findall(text)
 
 
-class MecabWords:
-    """Words by MeCab.
+class Mecab:
+    """MeCab with one dictionary; many threads may ask it.
 
     Args:
-        dictionary: "unidic-lite" (short units) or "ipadic" (the one of the first Japanese BERT models).
+        dictionary: "unidic-lite" (short units), "ipadic" (that of the first Japanese BERT models), "unidic" (short
+            units, larger), or None for the one that `options` or the system's own mecabrc names.
+        options: further ones, as MeCab's command line takes them.
 
     Raises:
-        InputError: there is no such dictionary.
+        InputError: there is no such dictionary, or MeCab cannot use it.
         MissingExtraError: fugashi or the dictionary is not installed.
     """
 
-    def __init__(self, dictionary: str = "unidic-lite") -> None:
-        if dictionary not in DICTIONARIES:
+    def __init__(self, dictionary: str | None = "unidic-lite", options: str = "") -> None:
+        if dictionary is not None and dictionary not in DICTIONARIES:
             mend = did_you_mean(dictionary, DICTIONARIES)
             raise InputError(f"there is no dictionary {dictionary!r}", where="dictionary", mend=mend)
-        purpose = "finding Japanese words with MeCab"
-        fugashi = _needed("fugashi", "fugashi", purpose)
-        data = _needed(DICTIONARIES[dictionary], dictionary, purpose)
-        # ipadic names its own resource file; MeCab must read no other, whatever the machine has.
-        self._tagger = fugashi.GenericTagger(f'-r "{data.DICDIR}/mecabrc" -d "{data.DICDIR}"')
+        fugashi = _needed("fugashi", "fugashi", _PURPOSE)
+        if dictionary is not None:
+            folder = _folder(dictionary)
+            # ipadic names its own resource file; MeCab must read no other, whatever the machine has.
+            options = f'-r "{folder}/mecabrc" -d "{folder}" {options}'
+        try:
+            self._tagger = fugashi.GenericTagger(options)
+        except RuntimeError as error:
+            said = re.sub(r"-{3,}|(?<=\n)\s*$", "", str(error)).strip().splitlines()
+            why = f"MeCab does not start ({said[-1].strip()})" if said else "MeCab does not start"
+            mend = "name a dictionary that is installed: ipadic, unidic-lite or unidic"
+            raise InputError(why, where=f"dictionary {dictionary or options!r}", mend=mend) from None
+        self._lock = threading.Lock()
+
+    def surfaces(self, text: str) -> list[str]:
+        """The words of a text without NUL characters, in order; white space between them is left out."""
+        with self._lock:  # what the tagger gives lies in its own memory, until it is asked again
+            return [each.surface for each in self._tagger(text)]
+
+
+class MecabWords:
+    """Words by MeCab, for training.
+
+    Args:
+        dictionary: "unidic-lite", "ipadic" or "unidic".
+
+    Raises:
+        InputError, MissingExtraError: as `Mecab`.
+    """
+
+    def __init__(self, dictionary: str = "unidic-lite") -> None:
+        self._mecab = Mecab(dictionary)
         self.dictionary = dictionary
 
     def words(self, text: str) -> list[str]:
@@ -80,21 +113,36 @@ class MecabWords:
                 found += [line] if line else []
                 continue
             at = 0
-            for word in self._tagger(line):
-                start = line.find(word.surface, at)
+            for surface in self._mecab.surfaces(line):
+                start = line.find(surface, at)
                 if start < 0:
                     continue
                 if start > at:
                     found.append(line[at:start])
-                found.append(word.surface)
-                at = start + len(word.surface)
+                found.append(surface)
+                at = start + len(surface)
             if at < len(line):
                 found.append(line[at:])
         return found
+
+
+def _folder(dictionary: str) -> Path:
+    """Where a dictionary lies."""
+    module = _needed(DICTIONARIES[dictionary], dictionary, _PURPOSE)
+    folder = Path(module.DICDIR)
+    if not folder.is_dir():  # the package of unidic holds a program that fetches it
+        mend = f"python -m {DICTIONARIES[dictionary]} download"
+        raise InputError(f"the package {dictionary} is installed, its dictionary is not", where="dictionary", mend=mend)
+    return folder
 
 
 def _needed(module: str, package: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
+        if package not in _IN_EXTRA:
+            what = f"{purpose} needs {package}"
+            raise InputError(
+                what, where="dictionary", mend=f"pip install {package} && python -m {module} download"
+            ) from None
         raise MissingExtraError(package, extra="ja", purpose=purpose) from None

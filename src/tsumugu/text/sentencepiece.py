@@ -68,6 +68,19 @@ def read_sentencepiece(
     return backend, named
 
 
+def read_pieces(path: Path) -> tuple[list[tuple[str, float]], int]:
+    """The pieces of a model with their scores, and the id of the unknown one.
+
+    Raises:
+        MissingExtraError, CheckpointError: as `read_sentencepiece`.
+    """
+    pieces = _parse(path).pieces
+    unknown = next((i for i, each in enumerate(pieces) if each.type == UNKNOWN), None)
+    if unknown is None:
+        raise CheckpointError("the model has no unknown piece", where=str(path))
+    return [(each.piece, each.score) for each in pieces], unknown
+
+
 def _parse(path: Path) -> Any:
     try:
         from sentencepiece import sentencepiece_model_pb2

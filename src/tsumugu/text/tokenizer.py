@@ -23,6 +23,7 @@ from tsumugu.text.stream import StreamDecoder, clean_up
 
 if TYPE_CHECKING:
     from tsumugu.core.tensors import TensorFormat
+    from tsumugu.text.japanese_bert import Japanese
 
 _NOWHERE = "\U0010ffff"
 
@@ -42,6 +43,7 @@ class Tokenizer(SpecialTokens):
         token_type_ids: whether the model tells the texts of a pair apart by type ids.
         clean_up_tokenization_spaces: whether `decode` removes the spaces before punctuation that word pieces leave.
         config: further entries of tokenizer_config.json, kept for `save`.
+        japanese: divides texts in the backend's place, by MeCab.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Tokenizer(SpecialTokens):
         token_type_ids: bool = False,
         clean_up_tokenization_spaces: bool = False,
         config: Mapping[str, Any] | None = None,
+        japanese: Japanese | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -70,7 +73,8 @@ class Tokenizer(SpecialTokens):
         self.chat_template = chat_template
         type_id = self.config.get("pad_token_type_id", 0)
         self._pad_type_id = type_id if isinstance(type_id, int) else 0
-        self._plain: tuple[int, tokenizers.Tokenizer] | None = None
+        self.japanese = japanese
+        self._encoders: dict[bool, tuple[int, Any]] = {}
         self._raw: dict[tuple[bool, int], tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
 
@@ -161,7 +165,7 @@ class Tokenizer(SpecialTokens):
             truncation_side=self.truncation_side,
             model_max_length=self.model_max_length,
         )
-        backend = self._without_special_tokens() if split_special_tokens else self.backend
+        backend = self._encoder(plain=split_special_tokens)
         rows = self._encode_rows(backend, inputs, limits, add_special_tokens=add_special_tokens)
         origin = list(range(len(rows)))
         if return_overflowing_tokens:
@@ -213,7 +217,7 @@ class Tokenizer(SpecialTokens):
                 split_special_tokens=split_special_tokens,
             )
             return list(encoded.input_ids)
-        backend = self._without_special_tokens() if split_special_tokens else self.backend
+        backend = self._encoder(plain=split_special_tokens)
         try:
             return list(backend.encode_batch_fast(inputs.texts, False, add_special_tokens)[0].ids)
         except TypeError:
@@ -258,13 +262,22 @@ class Tokenizer(SpecialTokens):
             )
         return token_id, token
 
-    def _without_special_tokens(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens in a text as plain text. Built when first needed."""
-        added = self.backend.get_added_tokens_decoder()
+    def _encoder(self, *, plain: bool) -> Any:
+        """What encodes texts; if `plain`, special tokens in a text are plain text. Built when first needed."""
+        if self.japanese is None and not plain:
+            return self.backend
+        added = len(self.backend.get_added_tokens_decoder())
         with self._lock:
-            if self._plain is None or self._plain[0] != len(added):
-                self._plain = (len(added), _without_special_tokens(self.backend))
-            return self._plain[1]
+            known = self._encoders.get(plain)
+            if known is not None and known[0] == added:
+                return known[1]
+            if self.japanese is None:
+                encoder: Any = _without_special_tokens(self.backend)
+            else:
+                special = frozenset(self.all_special_tokens)
+                encoder = self.japanese.backend(self.backend, self.unk_token or "", special, plain=plain)
+            self._encoders[plain] = (added, encoder)
+            return encoder
 
     def _untrimming(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         """One that leaves spaces in offsets; `backend` itself unless its last step takes them out."""

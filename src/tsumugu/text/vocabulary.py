@@ -71,15 +71,19 @@ def word_pieces(
     return backend
 
 
-def read_word_pieces(path: Path, tokens: Mapping[str, str], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def read_vocabulary(path: Path) -> dict[str, int]:
     """vocab.txt: one piece a line, its id the line's number."""
     lines = read_text(path).split("\n")
     if lines and not lines[-1]:
         lines.pop()
-    vocab = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
+    return {line.removesuffix("\r"): i for i, line in enumerate(lines)}
+
+
+def read_word_pieces(path: Path, tokens: Mapping[str, str], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """vocab.txt as BERT's tokenizer."""
     try:
         return word_pieces(
-            vocab,
+            read_vocabulary(path),
             tokens,
             lowercase=bool(config.get("do_lower_case", True)),
             strip_accents=config.get("strip_accents"),

@@ -18,95 +18,27 @@ from typing import Any
 
 from benchmarks.harness import Report, seconds
 
-WHO = [
-    "私",
-    "猫",
-    "彼女",
-    "老人",
-    "旅人",
-    "書生",
-    "隣家の主人",
-    "先生",
-    "娘",
-    "役人",
-    "百姓",
-    "船頭",
-    "医者",
-    "母親",
-    "友人の弟",
-    "番頭",
-    "和尚",
-    "子供たち",
-]
-WHERE = [
-    "山路",
-    "川のほとり",
-    "古い寺の門前",
-    "東京の下宿",
-    "停車場",
-    "薄暗い座敷",
-    "雪の積もった街道",
-    "庭先",
-    "港町",
-    "橋の上",
-    "図書館",
-    "二階の窓辺",
-]
-WHAT = [
-    "手紙",
-    "一冊の本",
-    "ガラスの瓶",
-    "提灯",
-    "古い写真",
-    "ｶﾒﾗ",
-    "碁盤",
-    "傘",
-    "三百円の切符",
-    "新聞",
-    "林檎を２つ",
-    "風呂敷包み",
-    "万年筆",
-    "ラムネ",
-]
-DID = [
-    "眺めていた",
-    "捨てたのである",
-    "買って帰った",
-    "探しあぐねた",
-    "ながい間黙って見つめていた",
-    "落としてしまった",
-    "思い出さずにはいられなかった",
-]
-WHEN = [
-    "その晩、",
-    "翌朝になって、",
-    "しばらくして、",
-    "明治三十八年の秋、",
-    "雨が止むと、",
-    "１９２３年九月、",
-    "日が暮れてから、",
-    "もう一度、",
-]
-AND = [
-    "しかし誰も何も言わなかった。",
-    "風ばかりが吹いていた。",
-    "と、遠くで汽笛が鳴った。",
-    "「どこへ行くのですか」と尋ねた。",
-    "……それきりだった。",
-]
+PARTS = {
+    "when": "その晩、 翌朝、 しばらくして、 明治三十八年の秋、 １９２３年九月、 日が暮れてから、",
+    "who": "私 猫 彼女 老人 旅人 書生 隣家の主人 先生 娘 役人 百姓 船頭 医者 母親 友人の弟 番頭 和尚 子供たち",
+    "where": "山路 川のほとり 古い寺の門前 東京の下宿 停車場 薄暗い座敷 雪の積もった街道 庭先 港町 橋の上 図書館",
+    "what": "手紙 一冊の本 ガラスの瓶 提灯 古い写真 ｶﾒﾗ 碁盤 傘 三百円の切符 新聞 林檎を２つ 風呂敷包み 万年筆 ラムネ",
+    "did": "眺めていた 捨てたのである 買って帰った 探しあぐねた ながい間見つめていた 落としてしまった 思い出していた",
+    "and": "誰も何も言わなかった。 風ばかりが吹いていた。 遠くで汽笛が鳴った。 「どこへ」と尋ねた。 ……それきりだった。",
+}
 
 
 def prose(characters: int) -> list[str]:
     """Paragraphs of chance; the same each time."""
     draw, found, total = random.Random(5), [], 0
+    words = {name: text.split() for name, text in PARTS.items()}
     while total < characters:
-        sentences = [
-            f"{draw.choice(WHEN)}{draw.choice(WHO)}は{draw.choice(WHERE)}で{draw.choice(WHAT)}を{draw.choice(DID)}。"
-            + (draw.choice(AND) if draw.random() < 0.4 else "")
-            for _ in range(draw.randrange(1, 9))
-        ]
-        found.append("\u3000" + "".join(sentences))
-        total += len(found[-1])
+        paragraph = "\u3000"
+        for _ in range(draw.randrange(1, 9)):
+            when, who, where, what, did, after = (draw.choice(each) for each in words.values())
+            paragraph += f"{when}{who}は{where}で{what}を{did}。" + (after if draw.random() < 0.4 else "")
+        found.append(paragraph)
+        total += len(paragraph)
     return found
 
 

@@ -225,6 +225,21 @@ def without(code: str, *blocked: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_a_tokenizer_may_ask_mecab_whenever_it_runs(tmp_path: Path, mecab: japanese.MecabWords) -> None:
+    options = {"segment": "mecab-always", "dictionary": mecab.dictionary, "special_tokens": ["<|im_start|>"]}
+    tokenizer = trained("bert", "wordpiece", NOVEL * 10, size=900, **options)
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "BertJapaneseTokenizer"
+    for text in [*NOVEL, "ｶﾞﾗｽ、3.11と㌔ <|im_start|>猫"]:
+        encoded = tokenizer(text)
+        assert encoded.input_ids == theirs(text).input_ids == Tokenizer.from_folder(tmp_path).encode(text)
+        assert "".join(text[start:end] for start, end in dict.fromkeys(encoded.offsets())) == text.replace(" ", "")
+    words = [word for word in mecab.words(unicodedata.normalize("NFKC", NOVEL[0])) if not word.isspace()]
+    assert len({each for each in tokenizer(NOVEL[0]).word_ids() if each is not None}) == len(words)
+    assert tokenizer.unk_token_id not in tokenizer.encode("".join(NOVEL))
+
+
 def test_what_mecab_helped_to_train_needs_no_mecab(tmp_path: Path) -> None:
     pytest.importorskip("fugashi")
     tokenizer = trained("gpt2", "unigram", NOVEL * 10, segment="mecab", size=800)
@@ -257,6 +272,7 @@ def test_a_missing_package_is_named_with_its_extra(blocked: str) -> None:
         ({"language": "jp"}, "unknown language 'jp'"),
         ({"segment": "mecba"}, "did you mean 'mecab'"),
         ({"segment": "mecab", "dictionary": "neologd"}, "there is no dictionary 'neologd'"),
+        ({"segment": "mecab-always", "kind": "unigram"}, "cannot ask MeCab whenever it runs; choose bert and wordpiece, or mecab"),
         ({"vocab_size": 20, "family": "t5"}, "103 special tokens"),
         ({"vocab_size": 20, "family": "bert"}, "ask for at least"),
         ({"vocab_size": 270, "family": "llama", "kind": "unigram"}, "ask for at least"),

@@ -28,7 +28,7 @@ Files = Annotated[
     Parameter(name="files", negative="", help="Files as run --input takes them; - reads standard input."),
 ]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="JSON instead of tables.")]
-Dictionary = Annotated[Literal["unidic-lite", "ipadic"], Parameter(help="MeCab's dictionary.")]
+Dictionary = Annotated[Literal["unidic-lite", "ipadic", "unidic"], Parameter(help="MeCab's dictionary.")]
 Flag = Annotated[bool, Parameter(negative="")]
 _COLOURS = ("black on cyan", "black on yellow", "black on green", "black on magenta")
 
@@ -51,7 +51,8 @@ def train(
         Literal["auto", "ja", "en"], Parameter(help="auto looks at the first million characters.")
     ] = "auto",
     segment: Annotated[
-        Literal["none", "mecab"], Parameter(help="mecab: in training, no token reaches across words.")
+        Literal["none", "mecab", "mecab-always"],
+        Parameter(help="mecab: in training, no token reaches across words; mecab-always: whenever it runs, too."),
     ] = "none",
     dictionary: Dictionary = "unidic-lite",
     lowercase: Annotated[Flag, Parameter(help="Take capitals for small letters.")] = False,

@@ -22,6 +22,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from tsumugu.core.errors import InputError, TsumuguError, did_you_mean
 from tsumugu.text import japanese
+from tsumugu.text.japanese_bert import Japanese
+from tsumugu.text.japanese_config import JapaneseConfig
 from tsumugu.text.layouts import KINDS, LAYOUTS, Kind, Layout, add_tokens, frame
 from tsumugu.text.pieces import SPACE, decode_spaces, escape_spaces
 from tsumugu.text.pretokenizers import by_name
@@ -29,7 +31,7 @@ from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.text.trainer import BOUNDARY
 
 LANGUAGES = ("auto", "en", "ja")
-SEGMENTS = ("none", "mecab")
+SEGMENTS = ("none", "mecab", "mecab-always")
 Progress = Callable[[str, int], None]
 
 _LOOKED_AT = 1 << 20  # characters, to tell the language
@@ -65,9 +67,10 @@ def train_tokenizer(
             token, rare ones are bytes); the family's own when left out.
         language: "ja" puts no space before a text and keeps sound marks when lowercasing; "auto" takes it where one
             letter in ten, of the first million characters, is kana or kanji.
-        segment: "mecab": in training, no token reaches across the words that MeCab finds. "none": they are not asked
-            for.
-        dictionary: MeCab's: "unidic-lite" or "ipadic".
+        segment: "mecab": in training, no token reaches across the words that MeCab finds. "mecab-always": the
+            tokenizer asks MeCab whenever it runs, too, as those of the Japanese BERT models do (WordPiece for BERT;
+            texts are then always in NFKC). "none": MeCab is not asked.
+        dictionary: MeCab's: "unidic-lite", "ipadic" or "unidic".
         nfkc: write half-width and full-width forms as one.
         min_frequency: how often a pair of pieces must occur to be merged (2); Unigram has no such number.
         character_coverage: how much of the texts the alphabet covers (0.9995). Rarer characters are written in bytes,
@@ -86,6 +89,10 @@ def train_tokenizer(
     kind = _kind(kind, family, layout)
     _legal(language, LANGUAGES, "language")
     _legal(segment, SEGMENTS, "segment")
+    always = segment == "mecab-always"
+    if always and (family, kind) != ("bert", "wordpiece"):
+        what = f"{kind} for {family} cannot ask MeCab whenever it runs"
+        raise InputError(what, where="segment", mend="choose bert and wordpiece, or mecab")
     if min_frequency is not None and kind == "unigram":
         raise InputError("unigram weighs all pieces, frequent or not", where="min_frequency", mend="leave it out")
     if min_frequency is not None and min_frequency < 1:
@@ -99,10 +106,12 @@ def train_tokenizer(
         said = f"{vocab_size} tokens are too few for {len(first) + len(last)} special tokens"
         said += "" if kind == "wordpiece" else " and 256 bytes"
         raise InputError(said, where="vocab_size", mend=f"ask for at least {least}, better some thousands")
-    segmenter = japanese.MecabWords(dictionary) if segment == "mecab" else None
+    segmenter = None if segment == "none" else japanese.MecabWords(dictionary)
     language, texts = _language(language, texts)
     prefix = kind == "unigram" and language != "ja"
-    backend = _backend(kind, family, japanese_texts=language == "ja", lowercase=lowercase, nfkc=nfkc)
+    backend = _backend(kind, family, japanese_texts=language == "ja", lowercase=lowercase, nfkc=nfkc or always)
+    if always:
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # a word of MeCab's may hold a punctuation mark
     cleaning = backend.normalizer
     if kind == "unigram":
         spaces = escape_spaces(prefix=prefix)
@@ -127,7 +136,11 @@ def train_tokenizer(
         }
         found = _in_a_process(Path(scratch), feed, settings)
     backend.model = _model(kind, family, found, first, last)
-    if kind == "wordpiece" and language == "ja":
+    if always:
+        vocabulary = tokenizers.Tokenizer(backend.model)
+        vocabulary.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+        backend = vocabulary
+    elif kind == "wordpiece" and language == "ja":
         backend.pre_tokenizer = _apart_from_unknown(backend.pre_tokenizer, found["vocab"])
     add_tokens(backend, layout, kind, list(special_tokens))
     processor = frame(backend, layout, kind)
@@ -139,6 +152,9 @@ def train_tokenizer(
         additional_special_tokens=[*special_tokens, *reversed(last)],
         token_type_ids=family == "bert",
         padding_side="left" if family in ("gpt2", "llama") else "right",
+        japanese=Japanese(JapaneseConfig(words="mecab", lowercase=lowercase, dictionary=dictionary))
+        if always
+        else None,
     )
 
 

@@ -170,6 +170,46 @@ def test_pairs_batches_and_words(make: Make) -> None:
     assert spans[0] + [each for row in spans[1:] for each in row[2:]] == whole
 
 
+@pytest.mark.parametrize("name", ["v1", "basic-lower", "v2-character"])
+def test_a_call_gives_the_same_whether_places_are_asked_for_or_not(make: Make, name: str) -> None:
+    """Places cost more than all the rest, and are found when they are looked at."""
+    ours, _ = make(**CONFIGS[name])
+    ways = st.fixed_dictionaries(
+        {
+            "padding": st.sampled_from([False, True, "max_length"]),
+            "truncation": st.sampled_from([False, True, "only_first"]),
+            "max_length": st.integers(3, 30),
+            "add_special_tokens": st.booleans(),
+            "padding_side": st.sampled_from(["left", "right"]),
+            "pad_to_multiple_of": st.sampled_from([None, 8]),
+            "return_length": st.booleans(),
+        }
+    )
+
+    @MANY
+    @given(st.lists(st.tuples(JAPANESE, JAPANESE), min_size=1, max_size=3), st.booleans(), ways)
+    def holds(pairs: list[tuple[str, str]], paired: bool, way: dict[str, Any]) -> None:
+        texts = pairs if paired else [first for first, _ in pairs]
+
+        def called(**more: Any) -> Any:
+            try:
+                return ours(texts, **way, **more)
+            except InputError as error:
+                return str(error)
+
+        quick, full = called(), called(return_offsets_mapping=True)
+        if isinstance(full, str):
+            assert quick == full
+            return
+        places = full.pop("offset_mapping")
+        assert dict(quick) == dict(full)
+        assert [quick.offsets(row) for row in range(len(texts))] == places
+        assert [row.ids for row in quick.encodings] == quick.input_ids
+        assert [row.attention_mask for row in quick.encodings] == quick.attention_mask
+
+    holds()
+
+
 # --- offsets
 
 

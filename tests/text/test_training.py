@@ -272,7 +272,10 @@ def test_a_missing_package_is_named_with_its_extra(blocked: str) -> None:
         ({"language": "jp"}, "unknown language 'jp'"),
         ({"segment": "mecba"}, "did you mean 'mecab'"),
         ({"segment": "mecab", "dictionary": "neologd"}, "there is no dictionary 'neologd'"),
-        ({"segment": "mecab-always", "kind": "unigram"}, "cannot ask MeCab whenever it runs; choose bert and wordpiece, or mecab"),
+        (
+            {"segment": "mecab-always", "kind": "unigram"},
+            "cannot ask MeCab whenever it runs; choose bert and wordpiece, or mecab",
+        ),
         ({"vocab_size": 20, "family": "t5"}, "103 special tokens"),
         ({"vocab_size": 20, "family": "bert"}, "ask for at least"),
         ({"vocab_size": 270, "family": "llama", "kind": "unigram"}, "ask for at least"),

@@ -7,7 +7,7 @@ threads may use one tokenizer with different lengths at the same time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,11 +29,18 @@ class Encoding(dict[str, Any]):
     padding; characters are numbered in the text as it was handed in.
     """
 
-    def __init__(self, data: dict[str, Any], rows: Sequence[tokenizers.Encoding] = ()) -> None:
+    def __init__(
+        self, data: dict[str, Any], rows: Sequence[tokenizers.Encoding] | Callable[[], list[tokenizers.Encoding]] = ()
+    ) -> None:
         super().__init__(data)
-        object.__setattr__(self, "encodings", list(rows))
+        self._rows = rows if callable(rows) else list(rows)
 
-    encodings: list[tokenizers.Encoding]
+    @property
+    def encodings(self) -> list[tokenizers.Encoding]:
+        """The backend's encoding of each row."""
+        if callable(self._rows):
+            self._rows = self._rows()
+        return self._rows
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -185,16 +192,9 @@ def truncated(
         InputError: the length leaves no room for the special tokens or for the stride, or the text that the
             strategy names is too short to give way.
     """
-    assert limits.max_length is not None
     added = backend.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
-    room = limits.max_length - added
-    if room < 0:
-        raise InputError(
-            f"{limits.max_length} leaves no room for the {added} special tokens",
-            where="max_length",
-            mend=f"at least {added}",
-        )
-    for each, length in zip((first, second), _shares(len(first.ids), second, room, limits), strict=True):
+    kept = shares(len(first.ids), None if second is None else len(second.ids), added, limits)
+    for each, length in zip((first, second), kept, strict=True):
         if each is not None and length < len(each.ids):
             if length and limits.stride >= length:
                 raise InputError(f"{limits.stride} is not less than the {length} tokens of a row", where="stride")
@@ -218,9 +218,21 @@ def _make_second(encoding: tokenizers.Encoding) -> None:
     encoding.set_sequence_id(1)
 
 
-def _shares(first: int, pair: tokenizers.Encoding | None, room: int, limits: Limits) -> tuple[int, int]:
-    """How many tokens of each text are kept."""
-    second = len(pair.ids) if pair is not None else 0
+def shares(first: int, pair: int | None, added: int, limits: Limits) -> tuple[int, int]:
+    """How many tokens of a text, or of each of a pair, are kept, if so many special tokens are added.
+
+    Raises:
+        InputError: as `truncated`.
+    """
+    assert limits.max_length is not None
+    room = limits.max_length - added
+    if room < 0:
+        raise InputError(
+            f"{limits.max_length} leaves no room for the {added} special tokens",
+            where="max_length",
+            mend=f"at least {added}",
+        )
+    second = pair or 0
     surplus = first + second - room
     if surplus <= 0:
         return first, second
@@ -242,8 +254,8 @@ def _shares(first: int, pair: tokenizers.Encoding | None, room: int, limits: Lim
     return (kept, second) if limits.strategy == "only_first" else (first, kept)
 
 
-def pad(rows: Iterable[tokenizers.Encoding], limits: Limits, *, pad_id: int, pad_token: str, type_id: int) -> None:
-    """Pad every row, in place, to one length."""
+def pad(rows: Iterable[Any], limits: Limits, *, pad_id: int, pad_token: str, type_id: int) -> None:
+    """Pad every row (encodings, or what has their `ids` and `pad`), in place, to one length."""
     rows = list(rows)
     assert limits.pad_to is not None
     length = max((len(each.ids) for each in rows), default=0) if limits.pad_to == "longest" else limits.pad_to

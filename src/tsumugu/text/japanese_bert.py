@@ -14,13 +14,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, processors
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.text.alignment import Aligned
+from tsumugu.text.encoding import Limits, shares
 from tsumugu.text.japanese import Mecab
 from tsumugu.text.japanese_config import JapaneseConfig
 from tsumugu.text.japanese_pieces import (
@@ -37,15 +38,26 @@ from tsumugu.text.japanese_words import MecabSplitter, SpaceSplitter, Splitter, 
 from tsumugu.text.pieces import decode_spaces
 from tsumugu.text.sentencepiece import read_pieces
 from tsumugu.text.special import ROLES
+from tsumugu.text.template import added_around
 from tsumugu.text.vocabulary import BERT_TOKENS, read_vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Ids(NamedTuple):
-    """What a quick encoding gives."""
+@dataclass
+class Ids:
+    """What a quick encoding gives: all that a model takes."""
 
     ids: list[int]
+    type_ids: list[int]
+    attention_mask: list[int]
+
+    def pad(self, length: int, *, direction: str, pad_id: int, pad_type_id: int, pad_token: str) -> None:
+        """Bring the row to a length, as an encoding does."""
+        missing = max(0, length - len(self.ids))
+        for row, value in ((self.ids, pad_id), (self.type_ids, pad_type_id), (self.attention_mask, 0)):
+            at = len(row) if direction == "right" else 0
+            row[at:at] = [value] * missing
 
 
 class Japanese:
@@ -117,6 +129,7 @@ class JapaneseBackend:
         self.num_special_tokens_to_add = vocabulary.num_special_tokens_to_add
         self.post_process = vocabulary.post_process
         self.post_processor = vocabulary.post_processor
+        self._frame = added_around(vocabulary)
 
     def encode_batch(
         self, texts: Sequence[Any], is_pretokenized: bool = False, add_special_tokens: bool = True
@@ -139,11 +152,30 @@ class JapaneseBackend:
 
     def encode_batch_fast(
         self, texts: Sequence[Any], is_pretokenized: bool = False, add_special_tokens: bool = True
-    ) -> list[Ids | tokenizers.Encoding]:
-        """As `encode_batch`, the ids alone."""
-        if add_special_tokens or any(_is_pair(each, is_pretokenized) for each in texts):
-            return list(self.encode_batch(texts, is_pretokenized, add_special_tokens))
-        return [Ids(self._ids(each, is_pretokenized)) for each in texts]
+    ) -> list[Ids]:
+        """As `encode_batch`, without tokens, words and places."""
+        return self.quickly(texts, is_pretokenized, None, add_special_tokens)
+
+    def quickly(
+        self, texts: Sequence[Any], is_pretokenized: bool, limits: Limits | None, add_special_tokens: bool
+    ) -> list[Ids]:
+        """The same, cut to `limits`."""
+        found = []
+        for each in texts:
+            paired = _is_pair(each, is_pretokenized)
+            parts = [self._ids(part, is_pretokenized) for part in (each if paired else (each,))]
+            if limits is not None and limits.max_length is not None:
+                added = self.num_special_tokens_to_add(paired) if add_special_tokens else 0
+                kept = shares(len(parts[0]), len(parts[1]) if paired else None, added, limits)
+                left = limits.truncation_side == "left"
+                parts = [row[len(row) - n :] if left else row[:n] for row, n in zip(parts, kept, strict=False)]
+            before, after = self._frame if add_special_tokens else ([], [])
+            ids, type_ids = [*before, *parts[0], *after], [0] * (len(before) + len(parts[0]) + len(after))
+            if paired:
+                ids += [*parts[1], *after]
+                type_ids += [1] * (len(parts[1]) + len(after))
+            found.append(Ids(ids, type_ids, [1] * len(ids)))
+        return found
 
     def _ids(self, text: Any, split: bool) -> list[int]:
         if split:

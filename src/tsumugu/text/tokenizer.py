@@ -166,14 +166,23 @@ class Tokenizer(SpecialTokens):
             model_max_length=self.model_max_length,
         )
         backend = self._encoder(plain=split_special_tokens)
-        rows = self._encode_rows(backend, inputs, limits, add_special_tokens=add_special_tokens)
-        origin = list(range(len(rows)))
-        if return_overflowing_tokens:
-            origin = [i for i, row in enumerate(rows) for _ in range(1 + len(row.overflowing))]
-            rows = [each for row in rows for each in (row, *row.overflowing)]
-        if limits.pad_to is not None:
-            pad_id, pad_token = self._padding()
-            pad(rows, limits, pad_id=pad_id, pad_token=pad_token, type_id=self._pad_type_id)
+
+        def encodings() -> list[tokenizers.Encoding]:
+            found = self._encode_rows(backend, inputs, limits, add_special_tokens=add_special_tokens)
+            if return_overflowing_tokens:
+                origin[:] = [i for i, row in enumerate(found) for _ in range(1 + len(row.overflowing))]
+                found = [each for row in found for each in (row, *row.overflowing)]
+            return self._padded(found, limits)
+
+        origin = list(range(len(inputs.texts)))
+        more = return_offsets_mapping or return_special_tokens_mask or return_overflowing_tokens or stride
+        quick = None
+        if self.japanese is not None and not more:
+            try:
+                quick = backend.quickly(inputs.texts, inputs.split, limits, add_special_tokens)
+            except TypeError:
+                raise explain(inputs) from None
+        rows: list[Any] = encodings() if quick is None else self._padded(quick, limits)
         data: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
         if self.token_type_ids if return_token_type_ids is None else return_token_type_ids:
             data["token_type_ids"] = [row.type_ids for row in rows]
@@ -191,7 +200,7 @@ class Tokenizer(SpecialTokens):
             data = {key: as_tensor(key, value, return_tensors) for key, value in data.items()}
         elif not inputs.batched and not return_overflowing_tokens:
             data = {key: value[0] for key, value in data.items()}
-        return Encoding(data, rows)
+        return Encoding(data, rows if quick is None else encodings)
 
     def encode(
         self,
@@ -250,6 +259,12 @@ class Tokenizer(SpecialTokens):
         firsts = raw.encode_batch(texts, inputs.split, False)
         for index, first, second in zip(long, firsts, seconds, strict=True):
             rows[index] = truncated(backend, first, second, limits, add_special_tokens=add_special_tokens)
+        return rows
+
+    def _padded(self, rows: list[Any], limits: Limits) -> list[Any]:
+        if limits.pad_to is not None:
+            pad_id, pad_token = self._padding()
+            pad(rows, limits, pad_id=pad_id, pad_token=pad_token, type_id=self._pad_type_id)
         return rows
 
     def _padding(self) -> tuple[int, str]:

@@ -239,15 +239,16 @@ class JapaneseBackend:
         for match in self._pattern.finditer(text):
             if match.start() > at:
                 found.append(_Stretch(at, match.start()))
-            index, token = self._added[match[0]]
-            found.append(_Stretch(*match.span(), index, token))
+            found.append(_Stretch(*match.span(), self._added[match[0]][1]))
             at = match.end()
         if at < len(text):
             found.append(_Stretch(at, len(text)))
         for left, each, right in zip([None, *found], found, [*found[1:], None], strict=False):
             if each.token is not None:
                 each.meet(text, left, right)
-        yield from ((each.start, each.end, each.id) for each in found if each.start < each.end)
+        for each in found:
+            if each.start < each.end:  # what is left between two may be spelt as a token, and then is one
+                yield each.start, each.end, self._added.get(text[each.start : each.end], (None,))[0]
 
 
 @dataclass
@@ -256,7 +257,6 @@ class _Stretch:
 
     start: int
     end: int
-    id: int | None = None
     token: tokenizers.AddedToken | None = None
 
     def meet(self, text: str, left: _Stretch | None, right: _Stretch | None) -> None:
@@ -271,10 +271,10 @@ class _Stretch:
         if not self.token.single_word:
             return
         if left is not None and left.start < left.end and text[left.end - 1] != " ":
-            left.end, left.id, left.token = self.end, None, None
+            left.end, left.token = self.end, None
             self.end = self.start
         elif right is not None and right.start < right.end and text[right.start] != " ":
-            right.start, right.id, right.token = self.start, None, None
+            right.start, right.token = self.start, None
             self.end = self.start
 
 

@@ -12,11 +12,10 @@ from tests.evaluation.conftest import QUESTIONS, Write
 
 import tsumugu as tg
 from tsumugu.core.errors import InputError
-from tsumugu.core.registry import FAMILIES, TASKS
+from tsumugu.core.registry import FAMILIES
 from tsumugu.evaluation.evaluate import evaluate
 from tsumugu.evaluation.results import Settings
 
-pytestmark = pytest.mark.skipif("question-answering" not in TASKS, reason="these tasks are not known yet")
 QUICK = Settings(resamples=50)
 MakeModel = Callable[..., Path]
 

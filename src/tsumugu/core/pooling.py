@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len"]
 POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
 
-Floats = NDArray[np.float32]
-
 
 def pool(states: Floats, real: NDArray[np.int64], mode: PoolingMode = "mean") -> Floats:
     """`tsumugu.blocks.heads.pool` for arrays: states `[batch, time, dim]` and what is real `[batch, time]`."""
+    import numpy as np
+
     rows, weights = np.arange(len(states)), real.astype(np.float32)
     counts = np.maximum(weights.sum(1), np.float32(1e-9))[:, None]
     found: Floats

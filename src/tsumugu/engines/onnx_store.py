@@ -130,10 +130,12 @@ def locked(key: str) -> Iterator[None]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write down beside a compiled model what it is."""
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    """What is written down beside a compiled model."""
     record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
     return record
 

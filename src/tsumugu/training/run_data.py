@@ -93,7 +93,7 @@ def _telling() -> Callable[[Progress], None]:
         if time.monotonic() >= due:
             due = time.monotonic() + EVERY
             share = f"{now.done / now.total:.0%}, " if now.total else ""
-            print(f"preparing: {share}{now.documents:,} documents, {now.tokens:,} tokens", file=sys.stderr, flush=True)
+            sys.stderr.write(f"preparing: {share}{now.documents:,} documents, {now.tokens:,} tokens\n")
 
     return tell
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import Report
 
-HELPERS = {"__main__", "harness"}
+HELPERS = {"__main__", "harness", "workers"}
 
 
 def main() -> None:

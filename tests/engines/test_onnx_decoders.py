@@ -150,22 +150,29 @@ def test_a_pipeline_runs_on_it(both: Both, tokenizer: Any) -> None:
     assert ours(["the sea", "a"], max_new_tokens=9) == theirs(["the sea", "a"], max_new_tokens=9)
 
 
-@pytest.mark.parametrize(("quantize", "bits"), [("int8", 8), ("int4", 4)])
+@pytest.mark.parametrize("width", [64, 96, 48, 288])
+@pytest.mark.parametrize(("quantize", "bits", "group"), [("int8", 8, 0), ("int4", 4, 0), ("int8", 8, 128)])
 def test_quantised_logits_are_those_of_rounded_numbers(
-    quantize: str, bits: int, build: Build, compiled: Compile
+    quantize: str, bits: int, group: int, width: int, build: Build, compiled: Compile
 ) -> None:
     """torch with each matrix rounded as it is stored, and what it is multiplied with to 8 bits in each group."""
-    model = build("llama", num_kv_heads=2, hidden_size=64, intermediate_size=96, tie_embeddings=True)
-    quick = compiled(model, quantize=quantize)
+    heads = {"num_heads": width // 16, "num_kv_heads": 1}
+    model = build("llama", hidden_size=width, intermediate_size=96, tie_embeddings=True, **heads)
+    quick = compiled(model, quantize=quantize, group=group)
     texts = [list(text) for text in TEXTS]
     whole = np.stack([following(model, text) for text in texts])
-    scheme = Scheme.parse(quantize)
+    scheme = Scheme.parse(quantize, group)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            group = scheme.group_for(module.in_features, 8 if name == "head" else bits)
-            packed = quantized(module.weight.detach().numpy(), 8 if name == "head" else bits, group)
-            module.weight.data = torch.from_numpy(dequantized(packed, module.in_features))
-            module.register_forward_pre_hook(functools.partial(round_inputs, group))
+            table = name == "head"
+            own = scheme.table_bits(width) if table else bits
+            if own < 32:
+                size = scheme.group_for(module.in_features, own)
+                packed = quantized(module.weight.detach().numpy(), own, size)
+                module.weight.data = torch.from_numpy(dequantized(packed, module.in_features))
+                module.register_forward_pre_hook(functools.partial(round_inputs, size))
+    if scheme.table_bits(width) < 32:
+        model.embeddings.token.weight.data = model.head.weight.data
     rounded = np.stack([following(model, text) for text in texts])
     found = open_session(quick, batch=3, capacity=9).start(texts)
     assert distance(found, rounded) <= 1e-3
@@ -174,9 +181,10 @@ def test_quantised_logits_are_those_of_rounded_numbers(
 
 def round_inputs(group: int, module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """Eight bits and one scale for each group along the last axis."""
-    blocks = inputs[0].unflatten(-1, (-1, group))
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    return ((blocks / scale).round().mul(scale).flatten(-2),)
+    width = inputs[0].shape[-1]
+    blocks = torch.nn.functional.pad(inputs[0], (0, -width % group)).unflatten(-1, (-1, group))
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+    return ((blocks / scale).round().mul(scale).flatten(-2)[..., :width],)
 
 
 def distance(found: np.ndarray, wanted: np.ndarray) -> float:

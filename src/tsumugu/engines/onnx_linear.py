@@ -106,7 +106,7 @@ class Linears:
         bias = None
         if parts[0].module.bias is not None:
             bias = self.graph.constant(f"{key}.bias", np.concatenate([part.bias(self.weights) for part in parts]))
-        bits = self.scheme.head_bits if head else self.scheme.bits
+        bits = self.scheme.table_bits(parts[0].module.in_features) if head else self.scheme.bits
         if bits == 32:
             if head:
                 return self.graph.fused("FusedMatMul", x, self.table(parts[0].name), transB=1), bias
@@ -141,10 +141,11 @@ class Linears:
 
     def look_up(self, ids: Value, name: str, module: nn.Embedding, *, shared: bool) -> Value:
         """The rows of an embedding, `ids` `[…]` -> `[…, dim]`; quantised where the head's matrix is the same."""
-        if not shared or self.scheme.head_bits == 32:
+        bits = self.scheme.table_bits(module.embedding_dim)
+        if not shared or bits == 32:
             return self.graph.node("Gather", self.table(name), ids, axis=0)
         whole = nn.Linear(module.embedding_dim, module.num_embeddings, bias=False, device="meta")
-        packed = self._packed((Part(name, whole),), self.scheme.head_bits)
+        packed = self._packed((Part(name, whole),), bits)
         _, scales, *_ = self._stored(name, packed)
         rows = packed.numbers.reshape(len(packed.numbers), -1)
         flat = self.graph.constant(f"{name}.rows", rows, stored_as=f"{name}.numbers")

@@ -59,7 +59,7 @@ class Scheme:
             case None:
                 return cls()
             case "auto":
-                return cls(8, 8, group or 32, as_found=True) if quantized_already else cls()
+                return cls(8, 8, group, as_found=True) if quantized_already else cls()
             case "int8":
                 return cls(8, 8, group)
             case "int4":
@@ -73,13 +73,16 @@ class Scheme:
         return replace(self, columns=self.bits == 8 and not self.group)
 
     def group_for(self, width: int, bits: int) -> int:
-        """The size of the groups of a matrix with `width` columns."""
-        if self.group:
-            return self.group
-        if bits == 4:
-            return 32
-        sizes = (128, 64, 32) if self.columns else (64, 32)
-        return next((group for group in sizes if width % group == 0), 32)
+        """The size of the groups of a matrix with `width` columns: what was asked for, or less where that fills no row.
+
+        Rows that end within a group of 8 bits lose more than rounding explains, and cannot be looked up.
+        """
+        most = self.group or (GROUPS[0] if bits == 4 else GROUPS[-1])
+        return max([group for group in GROUPS if width % group == 0 and group <= most], default=GROUPS[0])
+
+    def table_bits(self, width: int) -> int:
+        """The bits of a matrix over the vocabulary: whole where no groups fill its rows."""
+        return self.head_bits if width % GROUPS[0] == 0 else 32
 
 
 @dataclass(frozen=True)

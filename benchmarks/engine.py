@@ -1,0 +1,80 @@
+"""The quick engine against llama.cpp with weights of as many bits, and against the reference library on torch.
+
+Each engine is a process of its own and works in turn. llama.cpp is llama-cpp-python where that is installed (built for
+this machine), else xllamacpp.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import Report
+from benchmarks.workers import Worker
+
+BITS = {"float32": ("none", "F32"), "8 bits": ("int8", "Q8_0"), "4 bits": ("int4", "Q4_0")}
+BANDWIDTH = "memory bandwidth in float32; below that arithmetic and threads that meet at each operation"
+
+
+def run(report: Report) -> None:
+    llama = "llama" if importlib.util.find_spec("llama_cpp") else "xllama"
+    tokens, long = (8, 64) if report.smoke else (64, 512)
+    with tempfile.TemporaryDirectory() as folder:
+        files = written(Path(folder))
+        reference = Worker("transformers", files["hub"])
+        for bits, (quantize, kind) in BITS.items():
+            ours, peer = Worker("ours", "smollm2", quantize), Worker(llama, files[kind])
+            pairs = [(f"llama.cpp {kind}", peer)]
+            if bits == "float32":
+                assert ours.ask("text", tokens=tokens) == reference.ask("text", tokens=tokens), "the tokens differ"
+                pairs.append(("transformers", reference))
+            for name, other in pairs:
+                for work, options in works(tokens, long, batched=name == "transformers" or llama == "llama"):
+                    verb = "prefill" if work.startswith("first") else "decode"
+                    report.compare(
+                        f"SmolLM2-135M {bits}, {work}",
+                        lambda verb=verb, options=options, ours=ours: ours.ask(verb, **options),  # type: ignore[misc]
+                        lambda verb=verb, options=options, other=other: other.ask(verb, **options),  # type: ignore[misc]
+                        peer_name=name,
+                        limit="arithmetic" if verb == "prefill" else BANDWIDTH,
+                    )
+            ours.close()
+            peer.close()
+        reference.close()
+
+
+def works(tokens: int, long: int, *, batched: bool) -> list[tuple[str, dict[str, int]]]:
+    found = [(f"{tokens} tokens", {"tokens": tokens}), (f"first token after {long}", {"tokens": long})]
+    return [*found, (f"8 x {tokens} tokens", {"tokens": tokens, "rows": 8})] if batched else found
+
+
+def written(folder: Path) -> dict[str, Path]:
+    """The model in the forms that the peers read. Q4_0 as llama.cpp's own tool makes it: the embedding in Q8_0."""
+    import gguf
+    import numpy as np
+
+    import tsumugu as tg
+
+    model, tokenizer = tg.load_model("smollm2"), tg.load_tokenizer("smollm2")
+    files = {kind: folder / f"{kind}.gguf" for kind in ("F32", "Q8_0", "Q4_0")} | {"hub": folder / "hub"}
+    tg.save_model(model, files["F32"], tokenizer=tokenizer, storage="F32")
+    tg.save_model(model, files["Q8_0"], tokenizer=tokenizer, storage="Q8_0")
+    tg.save_model(model, files["hub"], tokenizer=tokenizer)
+    reader, writer = gguf.GGUFReader(files["F32"]), gguf.GGUFWriter(files["Q4_0"], "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            array = field.types[0] == gguf.GGUFValueType.ARRAY
+            writer.add_key_value(field.name, field.contents(), field.types[0], field.types[-1] if array else None)
+    for tensor in reader.tensors:
+        values = np.array(tensor.data).reshape(tuple(int(size) for size in reversed(tensor.shape)))
+        kind = gguf.GGMLQuantizationType["Q8_0" if "token_embd" in tensor.name else "Q4_0"]
+        if values.ndim == 2:
+            writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return files

@@ -122,6 +122,14 @@ def test_recomputing_changes_nothing(tmp_path, undisturbed):
     assert same(weights(tmp_path / "run"), weights(undisturbed("causal")))
 
 
+def test_no_compiler_is_one_line(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no compiler")))
+    values = prepared(tmp_path, "causal", undisturbed, train={"compile": True, "steps": 2}, evaluation={"every": 0})
+    train(values, tmp_path / "run", quiet=True)
+    warned = [each.values["what"] for each in read_events(tmp_path / "run" / LOG) if each.kind == "warning"]
+    assert warned == ["torch.compile does not work here (RuntimeError); training goes on without it"]
+
+
 def test_a_signal_saves_and_stops(tmp_path, undisturbed):
     values = prepared(tmp_path, "causal", undisturbed, train={"steps": 100000}, evaluation={"every": 0})
     before = signal.getsignal(signal.SIGTERM)

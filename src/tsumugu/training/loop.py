@@ -33,7 +33,7 @@ from tsumugu.training.optimizers import build_optimizer
 from tsumugu.training.parallel import clip_gradients, gather_anew, gradients_of, parallelize
 from tsumugu.training.recipe import Settings
 from tsumugu.training.schedules import build_schedule, steps_of
-from tsumugu.training.step import Step, autocast_for, compiled, peak_memory, recompute_layers, tensors_of
+from tsumugu.training.step import Step, autocast_for, compile_step, peak_memory, recompute_layers, tensors_of
 
 PATIENCE = 3
 """How many steps running a loss must stand out before it is taken back."""
@@ -112,8 +112,9 @@ class Trainer:
             recompute_layers(model)
         self._plain = Step(model, objective)
         self._step = parallelize(self._plain, model, settings.parallel, world)
+        self._warning: str | None = None
         if train.compile:
-            self._step = compiled(self._step, self._warn)
+            self._warning = compile_step(self._step)
         self.optimizer = build_optimizer(model, settings.optimization)
         self.ema = None if train.ema is None else Ema(model, train.ema)
         self._schedule = build_schedule(settings.schedule, steps)
@@ -168,6 +169,8 @@ class Trainer:
                     self._tell("start", {**self._about, "name": settings.name, "steps": self.steps})
                 else:
                     self._tell("resumed", {"from": f"step-{state.step:08}"})
+                if self._warning is not None:
+                    self._tell("warning", {"what": self._warning})
                 self.model.train()
                 while self.state.step < self.steps:
                     wish = self._wish(interrupts)
@@ -407,9 +410,6 @@ class Trainer:
     def _tell(self, kind: Any, values: dict[str, Any], *, step: int | None = None) -> None:
         if self.world.main:
             self.stream.emit(kind, self.state.step if step is None else step, values)
-
-    def _warn(self, what: str) -> None:
-        self._tell("warning", {"what": what})
 
     def _end(self, reason: str) -> None:
         state = self.state

@@ -55,19 +55,14 @@ def recompute_layers(model: Model) -> None:
         layer.forward = kept  # type: ignore[method-assign]
 
 
-def compiled(step: nn.Module, warn: Callable[[str], None]) -> nn.Module:
-    """`step` compiled; where no compiler works, as it is, and one line says so."""
-    import torch._dynamo
-
-    torch._dynamo.config.suppress_errors = False
+def compile_step(step: nn.Module) -> str | None:
+    """Have `step` compiled when it first runs; where no compiler works it stays as it is, and the reason is given."""
     try:
-        probe = torch.compile(lambda x: (x * 2).sum())
-        probe(torch.ones(8))
+        torch.compile(lambda x: (x * 2).sum())(torch.ones(8))
     except Exception as error:  # noqa: BLE001  (whatever a compiler raises)
-        warn(f"torch.compile does not work here ({type(error).__name__}); training goes on without it")
-        return step
+        return f"torch.compile does not work here ({type(error).__name__}); training goes on without it"
     step.compile()
-    return step
+    return None
 
 
 def peak_memory(device: torch.device) -> int:

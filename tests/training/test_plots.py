@@ -99,8 +99,9 @@ def test_points_are_thinned_and_smoothed_without_lag() -> None:
     assert plots._smoothed(thin_y) == pytest.approx(thin_y, rel=1e-3)  # a straight line stays where it is
 
 
-def test_several_runs_in_one_figure(tmp_path: Path) -> None:
-    folders = [make(tmp_path / name, rate=rate) for name, rate in (("slow", 0.05), ("_速い", 0.2))]
+def test_several_runs_in_one_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names are shown up to a length
+    folders = [make(Path(name), rate=rate) for name, rate in (("slow", 0.05), ("_速い", 0.2))]
     found = {}
     for by in ("step", "tokens", "seconds"):
         target = tmp_path / f"{by}.svg"
@@ -111,7 +112,7 @@ def test_several_runs_in_one_figure(tmp_path: Path) -> None:
     assert "40" in found["step"]
     assert "20 k" in found["tokens"]
     assert "10" in found["seconds"]
-    twins = [folders[0], make(tmp_path / "other" / "slow")]
+    twins = [folders[0], make(Path("other") / "slow")]
     plot_runs(twins, tmp_path / "twins.svg")
     assert {str(each) for each in twins} <= set(texts(tmp_path / "twins.svg"))
 

@@ -126,7 +126,9 @@ def _pre_train(show: Any, *, quiet: bool) -> str:
         text = Path(folder) / "help.txt"
         text.write_text("\n\n".join(pydoc_data.topics.topics.values()), "utf-8")
         told = {"name": "python-help", "data.inputs": str(text), "data.document": "paragraph"}
-        recipe = Recipe.from_yaml("shakespeare-char", told | {"train.minutes": "2", "evaluation.prompts": "[]"})
+        recipe = Recipe.from_yaml(
+            "shakespeare-char", told | {"train.minutes": "2", "train.steps": "400", "evaluation.prompts": "[]"}
+        )
         result = train(recipe, Path(folder) / "run", quiet=quiet)
         writer: Any = pipeline("text-generation", find_checkpoint(result.folder))
         for begin in ("The following", "A class"):

@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, name: str, *arguments: object) -> None:
         # llama.cpp's threads meet hundreds of times for a token: asleep in between they would be several times slower.
-        env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        env = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
         command = [sys.executable, "-m", "benchmarks.workers", name, *map(str, arguments)]
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env

@@ -69,8 +69,8 @@ def build_app() -> App:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and leave. Bad input is one line on standard error and code 2, never a traceback."""
     code: str | int | None = 0
-    # Threads that soon sleep while they wait: on a machine that does other work, torch is several times quicker than with
-    # threads that spin; on a quiet one, small steps are twice as quick as with threads that sleep at once.
+    # Threads that soon sleep while they wait: on a busy machine torch is several times quicker than with threads that
+    # spin; on a quiet one, small steps are twice as quick as with threads that sleep at once.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if sys.stdin is None:  # closed by whoever started us: nothing to read, and nobody to ask

@@ -257,6 +257,7 @@ def test_what_does_not_fit_is_one_line(change, message, tmp_path, undisturbed):
     with pytest.raises(TsumuguError, match=message) as caught:
         train(values, tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()  # what never began leaves nothing behind
 
 
 def test_all_public_names_are_there():

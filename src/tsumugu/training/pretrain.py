@@ -79,7 +79,14 @@ def train(
             raise InputError(
                 "there is a run in this folder", where=str(place), mend="tsumugu resume it, or name another --output"
             )
-        return _work(recipe, place, world, quiet=quiet)
+        fresh = world.main and not place.exists()
+        try:
+            return _work(recipe, place, world, quiet=quiet)
+        except TsumuguError:
+            # What never began leaves nothing behind, so that a mended recipe finds no run; half-prepared text stays.
+            if fresh and place.is_dir() and not (place / LOG).exists() and not any(place.glob(".*.preparing")):
+                shutil.rmtree(place)
+            raise
 
 
 def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, quiet: bool = False) -> Result:

@@ -47,6 +47,10 @@ def prepared(folder, kind, undisturbed, **sections):
     return values
 
 
+def vocabulary(folder):
+    return tg.load_tokenizer(folder).get_vocab()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_leaves_a_model_that_loads_and_a_log(kind, undisturbed):
     folder = undisturbed(kind)
@@ -116,9 +120,12 @@ def test_how_a_step_is_cut_changes_nothing(kind, tmp_path, undisturbed):
     assert curves[0] == pytest.approx(curves[1], abs=1e-6)
 
 
-def test_recomputing_changes_nothing(tmp_path, undisturbed):
-    values = prepared(tmp_path, "causal", undisturbed, train={"recompute": True})
+def test_recomputing_changes_nothing_and_the_callers_chance_is_left_alone(tmp_path, undisturbed):
+    values = prepared(tmp_path, "causal", undisturbed, train={"recompute": True, "deterministic": True})
+    before = torch.get_rng_state()
     train(values, tmp_path / "run", quiet=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
     assert same(weights(tmp_path / "run"), weights(undisturbed("causal")))
 
 
@@ -215,6 +222,14 @@ def test_weights_that_are_there_are_trained_on(tmp_path, undisturbed):
     train(values, tmp_path / "run", quiet=True)
     before, after = (tg.load_tensors(each) for each in (begin, find_checkpoint(tmp_path / "run", "last")))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_raw_text_is_cut_by_the_tokenizer_of_the_weights(tmp_path, undisturbed):
+    begin = find_checkpoint(undisturbed("causal"))
+    values = recipe(tmp_path, "causal", train={"steps": 1, "ema": None})
+    values |= {"model": {"init": str(begin)}, "tokenizer": {}}
+    train(values, tmp_path / "run", quiet=True)
+    assert vocabulary(find_checkpoint(tmp_path / "run", "last")) == vocabulary(begin)
 
 
 def test_a_second_run_and_another_text_are_refused(tmp_path, undisturbed):

@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class State:
         best_loss, best_step: the best evaluation.
         stale: evaluations since then.
         mean, deviation: running averages of the loss and of how far it strays, to tell a spike.
+        high: how many steps running the loss stood out.
     """
 
     step: int = 0
@@ -59,6 +60,7 @@ class State:
     stale: int = 0
     mean: float | None = None
     deviation: float = 0.0
+    high: int = 0
 
     @classmethod
     def read(cls, checkpoint: Path) -> State:
@@ -99,11 +101,10 @@ class Checkpoints:
         ema: Ema | None,
         tokenizer: Tokenizer | None,
         world: World,
-        extra: Callable[[Path], None] | None = None,
     ) -> None:
         self.folder, self._run, self._section = run / FOLDER, run, section
         self._model, self._optimizer, self._ema = model, optimizer, ema
-        self._tokenizer, self._world, self._extra = tokenizer, world, extra
+        self._tokenizer, self._world = tokenizer, world
         self._saver = ShardedSaver(world)
 
     def save(self, state: State) -> Path:
@@ -118,8 +119,6 @@ class Checkpoints:
         def finish(folder: Path) -> None:
             save_model(self._model, folder, tokenizer=self._tokenizer, tensors=exported)
             (folder / STATE).write_text(text, "utf-8")
-            if self._extra is not None:
-                self._extra(folder)
 
         tensors = training_tensors(self._model, self._optimizer, self._ema)
         self._saver.save(target, tensors, inside=SHARDED, finish=finish, afterwards=lambda: self._settle(state, target))

@@ -33,10 +33,8 @@ from tsumugu.training.optimizers import build_optimizer
 from tsumugu.training.parallel import clip_gradients, gather_anew, gradients_of, parallelize
 from tsumugu.training.recipe import Settings
 from tsumugu.training.schedules import build_schedule, steps_of
+from tsumugu.training.spikes import stands_out
 from tsumugu.training.step import Step, autocast_for, compile_step, peak_memory, recompute_layers, tensors_of
-
-PATIENCE = 3
-"""How many steps running a loss must stand out before it is taken back."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ class Trainer:
         held_back: the batches of an evaluation, or None where nothing is held back.
         tokenizer: saved with the checkpoints, and for samples.
         about: more values of the start event.
-        measure: what else an evaluation tells, from the model in eval mode; its `loss`, if it has one, decides.
         sample: writes a text after a prompt, or None.
-        extra: adds files to a checkpoint before it appears.
     """
 
     def __init__(
@@ -99,14 +95,12 @@ class Trainer:
         held_back: Callable[[], Iterator[Batch]] | None = None,
         tokenizer: Tokenizer | None = None,
         about: Mapping[str, Any] | None = None,
-        measure: Callable[[Model], dict[str, Any]] | None = None,
         sample: Callable[[Model, str, int], str] | None = None,
-        extra: Callable[[Path], None] | None = None,
     ) -> None:
         train = settings.train
         self.model, self.objective, self.feed, self.settings = model, objective, feed, settings
         self.steps, self.folder, self.world, self.stream = steps, folder, world, stream
-        self._held_back, self._about, self._measure, self._sample = held_back, dict(about or {}), measure, sample
+        self._held_back, self._about, self._sample = held_back, dict(about or {}), sample
         self._autocast = autocast_for(train.precision, world.device)
         if train.recompute:
             recompute_layers(model)
@@ -128,11 +122,9 @@ class Trainer:
             ema=self.ema,
             tokenizer=tokenizer,
             world=world,
-            extra=extra,
         )
         self._saved: int | None = None
         self._loss: float | None = None
-        self._standing_out = 0
         self._evaluation: dict[str, Any] = {}
 
     def resume(self) -> bool:
@@ -156,8 +148,8 @@ class Trainer:
             TsumuguError: the loss is not a number and going back did not help, or a checkpoint cannot be written.
         """
         settings, state = self.settings, self.state
-        if settings.train.deterministic:
-            torch.use_deterministic_algorithms(True)
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(before or settings.train.deterministic)
         ahead = Ahead(lambda at: self.feed.batches(at, self.world.data_rank, self.world.data_size))
         self._until = math.inf
         if settings.train.minutes is not None:
@@ -192,6 +184,7 @@ class Trainer:
                 raise
             finally:
                 ahead.close()
+                torch.use_deterministic_algorithms(before)
         self._end(reason)
         state = self.state
         return Result(
@@ -232,7 +225,7 @@ class Trainer:
             name: total / max(count, 1) for name, total, count in zip(names, world.sum(sums), totals, strict=True)
         }
         loss = losses[names[0]]
-        if self._stands_out(loss, norm):
+        if stands_out(state, loss, norm, self.settings.train.spike):
             self.optimizer.zero_grad()
             self._go_back(loss)
             return None
@@ -294,21 +287,6 @@ class Trainer:
 
     # Going back
 
-    def _stands_out(self, loss: float, norm: float) -> bool:
-        """Whether a step must not be taken; keeps the running averages that tell."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            return True
-        state, limit = self.state, self.settings.train.spike
-        mean = loss if state.mean is None else state.mean
-        high = limit is not None and state.step > 50 and loss > mean + limit * max(state.deviation, 0.02 * mean)
-        self._standing_out = self._standing_out + 1 if high else 0
-        if self._standing_out >= PATIENCE:
-            return True
-        if not high:
-            state.deviation = 0.95 * state.deviation + 0.05 * abs(loss - mean)
-            state.mean = 0.95 * mean + 0.05 * loss
-        return False
-
     def _go_back(self, loss: float) -> None:
         state, limit = self.state, self.settings.train.rollbacks
         what = f"the loss is {loss:.4g}" if math.isfinite(loss) else "the loss or its gradient is not a number"
@@ -319,8 +297,8 @@ class Trainer:
                 f"{what} at step {state.step}, {why}", where=str(self.folder), mend="lower train.lr, or warm up longer"
             )
         reached, offset = state.step + 1, state.offset
-        self._standing_out = 0
         self.state = self.checkpoints.load(newest)
+        self.state.high = 0
         # What was read since then is left out: it may be what did it.
         self.state.offset = offset + reached - self.state.step
         self.state.rollbacks = state.rollbacks + 1
@@ -331,7 +309,7 @@ class Trainer:
 
     def _evaluate(self) -> bool:
         """Measure on what is held back, and write samples; whether the run shall stop as nothing improves."""
-        if self._held_back is None and self._measure is None and self._sample is None:
+        if self._held_back is None and self._sample is None:
             return False
         began, state, section = time.perf_counter(), self.state, self.settings.evaluation
         with self._evaluating():
@@ -364,9 +342,8 @@ class Trainer:
             self.model.train()
 
     def _measured(self) -> dict[str, Any]:
-        values = {} if self._measure is None else self._measure(self.model)
         if self._held_back is None:
-            return values
+            return {}
         world, names = self.world, list(self.objective.weights)
         sums, counts, size = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), 0
         for number, batch in enumerate(self._held_back()):
@@ -384,8 +361,7 @@ class Trainer:
         *totals, total = world.sum([*sums.values(), *counts.values(), size])
         losses = {name: totals[i] / max(totals[len(names) + i], 1) for i, name in enumerate(names)}
         whole = sum(weight * losses[name] for name, weight in self.objective.weights.items())
-        found = {"loss": whole, "bits_per_byte": totals[0] / math.log(2) / total if total else None, "losses": losses}
-        return {**found, **values}
+        return {"loss": whole, "bits_per_byte": totals[0] / math.log(2) / total if total else None, "losses": losses}
 
     def _write_samples(self) -> None:
         prompts = self.settings.evaluation.prompts

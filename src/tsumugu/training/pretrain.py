@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tsumugu.anatomy.card import About, write_card
 from tsumugu.anatomy.distribution import corpus_source
 from tsumugu.core.errors import ConfigError, InputError, TsumuguError
@@ -113,7 +115,9 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
 
 
 def _work(recipe: Recipe, folder: Path, world: World, *, quiet: bool) -> Result:
+    devices = [] if world.device.type == "cpu" else [world.device]
     with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))  # the caller's own chance is left alone
         if world.main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold_run(folder))

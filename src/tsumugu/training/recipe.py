@@ -57,7 +57,7 @@ class TokenizerSection(Config):
     """The tokenizer: one that is there, or one trained on the run's own text.
 
     Attributes:
-        source: where `load_tokenizer` finds it; one is trained when left out.
+        source: where `load_tokenizer` finds it; when left out, that of `model.init`, or else one is trained.
         family, kind, vocab_size, language, segment, dictionary, lowercase, nfkc, special_tokens: as `train_tokenizer`
             takes them; the family is the model's when left out.
     """

@@ -27,11 +27,10 @@ from tsumugu.corpus.documents import Reading, read_documents
 from tsumugu.corpus.inputs import find_sources
 from tsumugu.corpus.prepare import Progress, prepare
 from tsumugu.corpus.shards import Corpus
-from tsumugu.engines.torch import load_model
 from tsumugu.text.layouts import LAYOUTS
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.text.training import train_tokenizer
-from tsumugu.training.recipe import ModelSection, Recipe
+from tsumugu.training.recipe import Recipe
 
 ENVIRONMENT = "environment.json"
 EVERY = 10.0
@@ -48,8 +47,10 @@ def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
     if not data.inputs:
         raise ConfigError("there is no text", where="data", mend="give data.inputs or data.corpus")
     place = folder / "tokenizer"
-    if section.source is None and not place.is_dir():
-        family = section.family or LIKE.get(_family(recipe.model), _family(recipe.model))
+    source = section.source or recipe.model.init  # weights that are there know their own tokens only
+    if source is None and not place.is_dir():
+        own = FAMILIES.canonical(recipe.model.family or "")
+        family = section.family or LIKE.get(own, own)
         if family not in LAYOUTS:
             raise ConfigError(
                 f"no tokenizer is laid out for {family}", where="tokenizer.family", mend=f"known: {', '.join(LAYOUTS)}"
@@ -74,7 +75,7 @@ def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
         prepare(
             data.inputs,
             folder / "corpus",
-            tokenizer=section.source or place,
+            tokenizer=source or place,
             cleaning=data.cleaning,
             validation=data.validation,
             validation_share=0.0 if data.validation else data.validation_share,
@@ -103,14 +104,6 @@ def _texts(recipe: Recipe) -> Iterator[str]:
     for source in find_sources(recipe.data.inputs):
         for document in read_documents(source, reading):
             yield document.text
-
-
-def _family(section: ModelSection) -> str:
-    if section.family is not None:
-        return FAMILIES.canonical(section.family)
-    if section.init is not None:
-        return load_model(section.init).family.name
-    raise ConfigError("no family is named", where="model.family")
 
 
 def open_corpora(recipe: Recipe, folder: Path) -> tuple[list[Corpus], Tokenizer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError
 from tsumugu.data.rows import PAIRS, Row
 from tsumugu.tasks.sentence_embedding import SentenceEmbedding
+from tsumugu.tasks.shown import ShowsScore
 
 
-class SentenceSimilarity(SentenceEmbedding):
+class SentenceSimilarity(ShowsScore, SentenceEmbedding):
     """Cosines between -1 and 1.
 
     Called with two texts it gives `{"score": …}`; with a text and a list, a list of `{"text", "score"}` in the order
@@ -48,14 +49,6 @@ class SentenceSimilarity(SentenceEmbedding):
     def read(cls, row: Row, column: str | None = None) -> Any:
         first, second = cls._texts_of(row, column)
         return first, second
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result)
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        yield f"{result['score']:.4f}"
 
     def _is_one(self, inputs: Any) -> bool:
         if isinstance(inputs, Mapping):

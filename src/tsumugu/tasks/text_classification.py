@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import PAIRS, Row, text_column, text_of
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.shown import ShowsLabel
 
 FUNCTIONS = ("sigmoid", "softmax", "none")
 """What turns logits into scores."""
 
 
-class TextClassification(Task):
+class TextClassification(ShowsLabel, Task):
     """Labels with their scores.
 
     A text, or a pair `{"text": …, "text_pair": …}`, gives `{"label", "score"}`, the likeliest; a text alone gives it in
@@ -105,15 +106,6 @@ class TextClassification(Task):
         if "," in column if column is not None else paired:
             return super().read(row, column)
         return text_of(row, text_column(row, column))
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result) if isinstance(result, Mapping) else {"labels": result}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for answer in [result] if isinstance(result, Mapping) else result:
-            yield f"{answer['score']:.4f}  {answer['label']}"
 
 
 def _texts(row: Any) -> tuple[str, str | None]:

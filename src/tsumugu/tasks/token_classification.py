@@ -6,7 +6,7 @@ usual pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.shown import ShowsEntities
 from tsumugu.text.encoding import Encoding
 from tsumugu.text.japanese import is_japanese, past_marks
 
@@ -44,7 +45,7 @@ class Token:
     continues: bool
 
 
-class TokenClassification(Task):
+class TokenClassification(ShowsEntities, Task):
     """Labels of tokens, or entities.
 
     A text gives a list of `{"entity", "score", "index", "word", "start", "end"}`, one for each token whose label is not
@@ -192,16 +193,6 @@ class TokenClassification(Task):
             scores = np.mean([token.scores for token in tokens], axis=0)
         word = self.tokenizer.convert_tokens_to_string([token.word for token in tokens])
         return self._labelled(replace(tokens[0], word=word, scores=scores, end=tokens[-1].end))
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return {"entities": result}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for each in result:
-            kind = each.get("entity", each.get("entity_group"))
-            yield f"{each['score']:.4f}  {kind:8}  {each['start']}-{each['end']}\t{each['word']}"
 
 
 def _strategy(options: Mapping[str, Any]) -> Strategy:

@@ -5,7 +5,6 @@ Source: Yin et al. 2019, Benchmarking Zero-shot Text Classification, section 5.2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ import torch
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.shown import ShowsLabels
 
 ENTAILMENT = ("entail", "含意")
 """What a label that means entailment begins with."""
 
 
-class ZeroShotClassification(Task):
+class ZeroShotClassification(ShowsLabels, Task):
     """Labels of one's own choice, scored by a model of natural language inference.
 
     A text gives `{"sequence", "labels", "scores"}`, the likeliest label first.
@@ -85,15 +85,6 @@ class ZeroShotClassification(Task):
                 mend="use a model of natural language inference, or say which label it is with entailment=",
             )
         return found
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return {"labels": result["labels"], "scores": result["scores"]}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for label, score in zip(result["labels"], result["scores"], strict=True):
-            yield f"{score:.4f}  {label}"
 
 
 def _labels(given: Any) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import PAIRS, Row, require_columns, text_of
 from tsumugu.tasks.prompting.base import CONTENT_FREE, Example, Prompted
+from tsumugu.tasks.shown import ShowsLabel, ShowsLabels, ShowsScore
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +25,7 @@ WITHOUT_EXAMPLES = {"examples": (), "shots": None}
 NORMALIZATIONS = ("sum", "mean")
 
 
-class PromptedClassification(Prompted):
+class PromptedClassification(ShowsLabel, Prompted):
     """Labels with their scores, which are 1 in sum.
 
     A text, or a mapping with the task's fields, gives `{"label", "score"}`, the likeliest; a text alone gives it in a
@@ -119,15 +120,6 @@ class PromptedClassification(Prompted):
     def _values(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"labels": list(self._words(options).values())}
 
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result) if isinstance(result, Mapping) else {"labels": result}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for answer in [result] if isinstance(result, Mapping) else result:
-            yield f"{answer['score']:.4f}  {answer['label']}"
-
 
 class PromptedSentiment(PromptedClassification):
     """Whether a text is positive or negative; options and results are those of `PromptedClassification`."""
@@ -151,7 +143,7 @@ class PromptedInference(PromptedClassification):
     }
 
 
-class PromptedZeroShot(PromptedClassification):
+class PromptedZeroShot(ShowsLabels, PromptedClassification):
     """Labels of one's own choice: `{"sequence", "labels", "scores"}`, the likeliest label first.
 
     Options of a call, beside those of `PromptedClassification`:
@@ -182,15 +174,6 @@ class PromptedZeroShot(PromptedClassification):
             ranked = {"labels": [labels[place] for place in order], "scores": [float(mine[place]) for place in order]}
             results.append({"sequence": row, **ranked})
         return results
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return {"labels": result["labels"], "scores": result["scores"]}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for label, score in zip(result["labels"], result["scores"], strict=True):
-            yield f"{score:.4f}  {label}"
 
 
 class PromptedJudgement(PromptedClassification):
@@ -280,7 +263,7 @@ class PromptedMultipleChoice(PromptedClassification):
             yield f"{answer['score']:.4f}  {answer['answer']}"
 
 
-class PromptedSimilarity(PromptedClassification):
+class PromptedSimilarity(ShowsScore, PromptedClassification):
     """How alike two texts are in meaning, `{"score"}` from 0 to 1: the mean of the grades that the model may give.
 
     Called with two texts, or with pairs.
@@ -317,14 +300,6 @@ class PromptedSimilarity(PromptedClassification):
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         grades = np.arange(6) / 5
         return [{"score": float(score)} for score in self._scores(rows, options) @ grades]
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result)
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        yield f"{result['score']:.4f}"
 
 
 def _log_softmax(logs: Floats) -> Floats:

@@ -15,6 +15,7 @@ from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.generation.constrained import quoted
 from tsumugu.tasks.prompting.base import Example, Prompted, vote
 from tsumugu.tasks.prompting.template import Prompt
+from tsumugu.tasks.shown import ShowsEntities
 from tsumugu.text.japanese import japanese_share
 
 MOST_ENTITIES = 32
@@ -31,7 +32,7 @@ JAPANESE_NAME = r"[\p{Han}々ヶ]{1,12}|[\p{Katakana}ー・＝]{1,20}|[\p{Latin}
 NOTHING = {"en": "none", "ja": "なし"}
 
 
-class PromptedExtraction(Prompted):
+class PromptedExtraction(ShowsEntities, Prompted):
     """Names in a text with what they name: `[{"entity_group", "score", "word", "start", "end"}]`, in their order there.
 
     `score` is the probability that the model gives each token of a name and its label, in the geometric mean. A name
@@ -109,15 +110,6 @@ class PromptedExtraction(Prompted):
 
     def _values(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"labels": list(self._words(options).values())}
-
-    @classmethod
-    def record(cls, result: Any) -> dict[str, Any]:
-        return {"entities": result}
-
-    @classmethod
-    def lines(cls, result: Any) -> Iterator[str]:
-        for each in result:
-            yield f"{each['score']:.4f}  {each['entity_group']}  {each['word']}  {each['start']}-{each['end']}"
 
 
 class PromptedQuestionAnswering(Prompted):

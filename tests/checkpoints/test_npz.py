@@ -151,6 +151,19 @@ def test_encrypted(tmp_path: Path) -> None:
 
 
 @SAVERS
+@pytest.mark.parametrize("flag", [1, 32, 64])
+def test_flags_that_no_array_has(save: Any, tmp_path: Path, flag: int) -> None:
+    """Encrypted or patched data, as the directory has it or the entry's own header."""
+    save(tmp_path / "good.npz", a=np.ones(3))
+    for mark, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        data = bytearray((tmp_path / "good.npz").read_bytes())
+        data[data.find(mark) + place] |= flag
+        (tmp_path / "x.npz").write_bytes(data)
+        with contextlib.suppress(CheckpointError):
+            assert np.array_equal(read_all(tmp_path / "x.npz")["a"], np.ones(3))
+
+
+@SAVERS
 def test_cut_short_anywhere(save: Any, tmp_path: Path) -> None:
     save(tmp_path / "good.npz", a=np.arange(12.0), b=np.ones((2, 2), "f2"))
     content = (tmp_path / "good.npz").read_bytes()

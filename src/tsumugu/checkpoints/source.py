@@ -155,7 +155,7 @@ class PackedEntry:
                     yield np.frombuffer(piece, np.uint8)
                 if stream.read(1):
                     raise CheckpointError("the entry is longer than its array", where=self.where, mend=DAMAGED)
-        except (BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise CheckpointError(f"the entry cannot be unpacked ({error})", where=self.where, mend=DAMAGED) from error
 
     def mapped(self) -> memoryview | None:

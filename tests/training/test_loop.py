@@ -17,6 +17,7 @@ from tests.training.recipes import KINDS, recipe, steps, weights
 
 import tsumugu as tg
 from tsumugu.core.errors import ConfigError, InputError, TsumuguError
+from tsumugu.training import checkpointing
 from tsumugu.training import pretrain as pretraining
 from tsumugu.training.checkpointing import find_checkpoint, steps_in
 from tsumugu.training.events import LOG, read_events
@@ -166,7 +167,11 @@ def test_what_no_longer_improves_stops(tmp_path, undisturbed):
     assert (found.reason, found.steps, found.best_step) == ("early", 8, 2)
 
 
-def test_a_loss_that_is_no_number_is_taken_back(tmp_path, undisturbed, monkeypatch):
+@pytest.mark.parametrize("disk", ["quick", "slow"])
+def test_a_loss_that_is_no_number_is_taken_back(tmp_path, undisturbed, monkeypatch, disk):
+    if disk == "slow":  # the checkpoint to go back to is still being written
+        write = checkpointing.save_model
+        monkeypatch.setattr(checkpointing, "save_model", lambda *a, **k: (time.sleep(0.5), write(*a, **k)))
     values = prepared(tmp_path, "causal", undisturbed)
     gradients = Trainer._gradients
     poisoned = [5]

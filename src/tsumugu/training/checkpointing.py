@@ -138,7 +138,8 @@ class Checkpoints:
         return state
 
     def newest(self) -> Path | None:
-        """The checkpoint with the most steps, the same on all ranks."""
+        """The checkpoint with the most steps, one that is still being written included; the same on all ranks."""
+        self._saver.wait()
         found = steps_in(self.folder) if self._world.main else {}
         name = self._world.broadcast(found[max(found)].name if found else None)
         return None if name is None else self.folder / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,15 @@ def said_clearly(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        reason = error.strerror or str(error) if isinstance(error, OSError) else _system_reason(str(error))
         full = "No space left" in reason or "File too large" in reason or " requested and " in reason
         mend = "make room on the disk; nothing was left behind" if full else "nothing was left behind"
         raise CheckpointError(f"cannot be written: {reason}", where=str(path), mend=mend) from error
+
+
+def _system_reason(text: str) -> str:
+    """The system's own words in what safetensors says: "Error while serializing: I/O error: … (os error 28)"."""
+    return re.sub(r"^.*I/O error: (.*?)(?: \(os error \d+\))?$", r"\1", text)
 
 
 @contextlib.contextmanager

@@ -126,9 +126,9 @@ class Console:
 
     def _lines(self, event: Event) -> Iterable[str]:
         values, told = event.values, self.progress
-        if event.kind in ("warning", "rollback") or (event.kind == "end" and values.get("reason") == "failed"):
+        if event.kind in ("warning", "rollback"):
             yield _said(event)
-        elif self._quiet:
+        elif self._quiet:  # a failure, too: its error says more, in one line
             return
         elif event.kind == "start":
             yield _title(values)
@@ -247,8 +247,6 @@ def _said(event: Event) -> str:
         return f"resumed {at} from {safe_text(str(values.get('from')))}"
     if event.kind == "checkpoint":
         return f"checkpoint {at}: {safe_text(str(values.get('path')))} ({number(values.get('seconds'), 1)} s)"
-    if event.kind == "end":
-        return f"failed {at}"
     return f"{event.kind} {at}: {safe_text(str(values.get('what', '')), one_line=True)}"
 
 

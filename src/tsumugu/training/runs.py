@@ -238,7 +238,8 @@ def hold_run(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        (path / LOCK).write_text(f"{os.getpid()}\n", "ascii")
+        with contextlib.suppress(OSError):  # of a full disk; whoever writes next to it will say so
+            (path / LOCK).write_text(f"{os.getpid()}\n", "ascii")
         yield
     finally:
         with contextlib.suppress(OSError):

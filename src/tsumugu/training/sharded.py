@@ -94,6 +94,8 @@ class ShardedSaver:
         def work() -> None:
             try:
                 self._write(snapshot, target, partial, inside, finish, afterwards)
+            except CheckpointError as error:  # of a file under the temporary name, which is gone by now
+                self._error = CheckpointError(error.what, where=str(target), mend=error.mend)
             except Exception as error:  # noqa: BLE001 - raised again by wait()
                 self._error = error
 

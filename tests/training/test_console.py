@@ -17,12 +17,16 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
+from tests.training.recipes import recipe
 from tests.training.run_folders import BEGAN, course, end
 
+from tsumugu.training import run_data
 from tsumugu.training.console import Console
 from tsumugu.training.events import Event
 from tsumugu.training.figures import History, Smoother, count, duration, number, safe_text, size, sparkline
 from tsumugu.training.progress import Progress
+from tsumugu.training.recipe import Recipe
+from tsumugu.training.run_data import prepare_text
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた。"
 SAMPLE = Event("sample", 20, BEGAN, {"prompt": "吾輩は", "text": JAPANESE[3:] + "\n\x1b[31mred [bold]x"})
@@ -162,6 +166,29 @@ def test_the_cursor_comes_back_when_training_breaks_off() -> None:
         terminal.file.flush()
     assert terminal.text.count("\x1b[?25l") == terminal.text.count("\x1b[?25h") == 1
     assert terminal.text.rstrip().endswith("\x1b[?25h")
+
+
+@pytest.mark.usefixtures("_terminal")
+def test_preparing_is_a_bar_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pty(100, 24) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal.file)
+        prepare_text(Recipe.from_values(recipe(tmp_path)), tmp_path)
+        terminal.file.flush()
+    assert "training the tokenizer: " in terminal.text
+    assert "preparing: " in terminal.text
+    assert "100%" in terminal.text
+    assert terminal.text.count("\x1b[?25l") == terminal.text.count("\x1b[?25h") == 1
+    assert terminal.text.endswith("\x1b[2K")  # nothing of it stays
+
+
+def test_preparing_is_a_line_now_and_then_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_data, "EVERY", 0.0)
+    prepare_text(Recipe.from_values(recipe(tmp_path)), tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("preparing: ")
+    assert said[-1].endswith(", 100%")
 
 
 @pytest.mark.usefixtures("_terminal")

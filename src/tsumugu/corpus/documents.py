@@ -116,7 +116,7 @@ def _paragraphs(source: Source, rows: Iterator[str]) -> Iterator[Document]:
 
 
 def _too_long(where: str, what: str) -> InputError:
-    mend = "divide the text with --document paragraph or --document line"
+    mend = "let each paragraph or line be a document (--document; in a recipe data.document)"
     return InputError(f"{what} is longer than {LONGEST_ROW >> 20} MiB", where=where, mend=mend)
 
 

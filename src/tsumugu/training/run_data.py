@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -32,6 +33,9 @@ from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.text.training import train_tokenizer
 from tsumugu.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
 ENVIRONMENT = "environment.json"
 EVERY = 10.0
 """Seconds between two words about how far preparing is."""
@@ -41,12 +45,16 @@ LIKE = {"gpt": "gpt2", "gpt3": "gpt2", "megatron": "gpt2", "electra": "bert"}
 
 def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
     """Make the tokenizer and the corpus, if the recipe begins with raw text."""
-    data, section = recipe.data, recipe.tokenizer
-    if data.corpus:
+    if recipe.data.corpus:
         return
-    if not data.inputs:
+    if not recipe.data.inputs:
         raise ConfigError("there is no text", where="data", mend="give data.inputs or data.corpus")
-    place = folder / "tokenizer"
+    with _Display(quiet=quiet) as display:
+        _prepare(recipe, folder, display)
+
+
+def _prepare(recipe: Recipe, folder: Path, display: _Display) -> None:
+    data, section, place = recipe.data, recipe.tokenizer, folder / "tokenizer"
     source = section.source or recipe.model.init  # weights that are there know their own tokens only
     if source is None and not place.is_dir():
         own = FAMILIES.canonical(recipe.model.family or "")
@@ -66,6 +74,7 @@ def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
             lowercase=section.lowercase,
             nfkc=section.nfkc,
             special_tokens=section.special_tokens,
+            progress=display.tokenizer,
         )
         aside = folder / ".tokenizer.partial"
         shutil.rmtree(aside, ignore_errors=True)
@@ -81,22 +90,57 @@ def prepare_text(recipe: Recipe, folder: Path, *, quiet: bool = False) -> None:
             validation_share=0.0 if data.validation else data.validation_share,
             text_column=data.text_column,
             document=data.document,
-            progress=None if quiet else _telling(),
+            progress=display.corpus,
         )
 
 
-def _telling() -> Callable[[Progress], None]:
-    """Says on standard error now and then how far preparing is, where it takes long."""
-    due = time.monotonic() + EVERY
+class _Display:
+    """How far preparing is: a bar in a terminal, elsewhere a line now and then where it takes long."""
 
-    def tell(now: Progress) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + EVERY
-            share = f"{now.done / now.total:.0%}, " if now.total else ""
-            sys.stderr.write(f"preparing: {share}{now.documents:,} documents, {now.tokens:,} tokens\n")
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._due = quiet, time.monotonic() + EVERY
+        self._bars: Bars | None = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                SpinnerColumn,
+                TaskProgressColumn,
+                TextColumn,
+                TimeElapsedColumn,
+            )
 
-    return tell
+            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+            console = Console(stderr=True, highlight=False)
+            self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+            self._task = self._bars.add_task("preparing", total=None)
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def tokenizer(self, phase: str, texts: int) -> None:
+        """Told by `train_tokenizer`."""
+        what = "reading for the tokenizer" if phase == "reading" else "training the tokenizer"
+        self._tell(f"{what}: {texts:,} documents")
+
+    def corpus(self, now: Progress) -> None:
+        """Told by `prepare`."""
+        self._tell(f"preparing: {now.documents:,} documents, {now.tokens:,} tokens", now.done, now.total or None)
+
+    def _tell(self, what: str, done: int = 0, total: int | None = None) -> None:
+        if self._bars is not None:
+            self._bars.update(self._task, description=what, completed=done, total=total)
+        elif not self._quiet and time.monotonic() >= self._due:
+            self._due = time.monotonic() + EVERY
+            share = f", {done / total:.0%}" if total else ""
+            sys.stderr.write(f"{what}{share}\n")
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:

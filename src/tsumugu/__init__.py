@@ -9,6 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tsumugu.adapters.adapt import add_adapter as add_adapter
+    from tsumugu.adapters.adapt import merge_adapter as merge_adapter
+    from tsumugu.adapters.adapt import set_adapter as set_adapter
+    from tsumugu.adapters.adapt import unmerge_adapter as unmerge_adapter
+    from tsumugu.adapters.config import LoraConfig as LoraConfig
+    from tsumugu.adapters.files import load_adapter as load_adapter
+    from tsumugu.adapters.files import save_adapter as save_adapter
     from tsumugu.checkpoints.load import load_tensors as load_tensors
     from tsumugu.checkpoints.load import load_tokenizer as load_tokenizer
     from tsumugu.checkpoints.load import save_tensors as save_tensors
@@ -35,26 +42,33 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Corpus": "tsumugu.corpus.shards",
+    "LoraConfig": "tsumugu.adapters.config",
     "Recipe": "tsumugu.training.recipe",
     "TensorFormat": "tsumugu.core.tensors",
     "TsumuguError": "tsumugu.core.errors",
+    "add_adapter": "tsumugu.adapters.adapt",
     "convert_tensor": "tsumugu.core.tensors",
     "evaluate": "tsumugu.evaluation.evaluate",
     "export": "tsumugu.export.write",
     "generate": "tsumugu.generation.generate",
+    "load_adapter": "tsumugu.adapters.files",
     "load_examples": "tsumugu.data.labelled.load",
     "load_model": "tsumugu.engines.load",
     "load_splits": "tsumugu.data.labelled.load",
     "load_tensors": "tsumugu.checkpoints.load",
     "load_tokenizer": "tsumugu.checkpoints.load",
+    "merge_adapter": "tsumugu.adapters.adapt",
     "pipeline": "tsumugu.tasks.pipeline",
     "prepare": "tsumugu.corpus.prepare",
     "pull": "tsumugu.hub.resolve",
     "resume": "tsumugu.training.pretrain",
+    "save_adapter": "tsumugu.adapters.files",
     "save_model": "tsumugu.engines.torch",
     "save_tensors": "tsumugu.checkpoints.load",
+    "set_adapter": "tsumugu.adapters.adapt",
     "train": "tsumugu.training.pretrain",
     "train_tokenizer": "tsumugu.text.training",
+    "unmerge_adapter": "tsumugu.adapters.adapt",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

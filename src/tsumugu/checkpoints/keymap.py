@@ -8,8 +8,8 @@ wrong-shaped is known before a byte is read, and export is the same map read bac
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -227,6 +227,11 @@ class Report:
     def fits(self) -> bool:
         return not (self.missing or self.unused or self.mismatched)
 
+    def without(self, ours: Container[str]) -> Report:
+        """The same where what is called `ours` comes from elsewhere."""
+        missing = tuple(name for name in self.missing if name not in ours)
+        return replace(self, missing=missing, mismatched=tuple(each for each in self.mismatched if each[0] not in ours))
+
     def require(self, where: str) -> None:
         """Raise a `CheckpointError` with the three lists unless the checkpoint fits."""
         if self.fits:
@@ -316,16 +321,20 @@ class KeyMap:
         )
         return Plan(tuple(fitting), {name: entries[actual] for name, actual in names.items()}, report)
 
+    def canonical(self, names: Iterable[str]) -> dict[str, str]:
+        """Names as they are found to the names that the rules have for them; unknown ones as they are spelled now."""
+        known = {name for rule in self.rules for name in rule.theirs} | set(self.tied)
+        found = {}
+        for actual in names:
+            name = self._spelled(actual)
+            found[actual] = self.prefix + name if name not in known and self.prefix + name in known else name
+        return found
+
     def _resolve(self, entries: Mapping[str, Readable]) -> dict[str, str]:
         """Canonical names to the names found, ties filled in, what carries no information left out."""
-        canonical = {name for rule in self.rules for name in rule.theirs} | set(self.tied)
-        names: dict[str, str] = {}
-        for actual in entries:
-            name = self._spelled(actual)
-            if name not in canonical and self.prefix + name in canonical:
-                name = self.prefix + name
-            if name in canonical or not _matches(name, self.ignored):
-                names[name] = actual
+        known = {name for rule in self.rules for name in rule.theirs} | set(self.tied)
+        found = self.canonical(entries).items()
+        names = {name: actual for actual, name in found if name in known or not _matches(name, self.ignored)}
         for tied, source in self.tied.items():
             if tied in names and source not in names:
                 names[source] = names[tied]

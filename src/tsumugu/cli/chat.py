@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tsumugu.cli.console import stderr
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.options import Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
+from tsumugu.cli.options import Adapter, Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
 from tsumugu.core.errors import InputError
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /help shows this, /exit ends (or Ctrl-D)."
@@ -19,6 +19,7 @@ HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /hel
 def chat(
     *,
     model: Model = "smollm2",
+    adapter: Adapter = None,
     system: Annotated[str | None, Parameter(help="An instruction that stands before the conversation.")] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
@@ -32,7 +33,13 @@ def chat(
 
     options = {"max_new_tokens": 512} | (flags or GenerationFlags()).chosen()
     with downloads(quiet=quiet) as watch:
-        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        computing = {
+            "dtype": dtype,
+            "device": device,
+            "engine": engine,
+            "quantize": quantization(quantize),
+            "adapter": adapter,
+        }
         talk: Any = pipeline("chat", model, progress=watch, **computing)
     person = sys.stdin.isatty()
     if person:

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from tsumugu.cli.console import progress, stderr, stdout
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.options import Device, DType, GenerationFlags, Model, Quiet
+from tsumugu.cli.options import Adapter, Device, DType, GenerationFlags, Model, Quiet
 from tsumugu.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def evaluate(
     /,
     *,
     model: Model = None,
+    adapter: Adapter = None,
     task: Annotated[str | None, Parameter(help="What the model solves; the usual task of the data.")] = None,
     predictions: Annotated[Path | None, Parameter(("--predictions", "-p"), help="A file of answers.")] = None,
     column: Annotated[str | None, Parameter(help="The column of the predictions.")] = None,
@@ -99,6 +100,7 @@ def evaluate(
             texts = run(
                 data,
                 model=model,
+                adapter=adapter,
                 task=task,
                 document=document,
                 limit=limit,
@@ -126,7 +128,9 @@ def evaluate(
         chosen = task_for(examples.kind, task)
         with downloads(quiet=quiet) as watch:
             rows: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-            solver = pipeline(task or chosen, model, dtype=dtype, device=device, progress=watch, **rows)
+            solver = pipeline(
+                task or chosen, model, adapter=adapter, dtype=dtype, device=device, progress=watch, **rows
+            )
     with progress(quiet=quiet) as display:
         bar = display.add_task("evaluating", total=len(examples) if limit is None else min(limit, len(examples)))
         found = run(

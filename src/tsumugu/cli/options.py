@@ -26,6 +26,10 @@ Model = Annotated[
         ("--model", "-m"), help="A folder, a file, org/name[@revision], pypi:dist, or a short name such as smollm2."
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    Parameter(help="An adapter's folder, in PEFT's layout; --model may be one too, and brings its own model."),
+]
 Quiet = Annotated[bool, Parameter(("--quiet", "-q"), negative="", help="No progress, no summary.")]
 
 

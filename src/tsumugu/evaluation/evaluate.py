@@ -72,6 +72,7 @@ def evaluate(
     tokens: Tokens = "auto",
     document: Division = "auto",
     settings: Settings | None = None,
+    adapter: str | Path | None = None,
     progress: Progress | None = None,
     **reading: Any,
 ) -> Evaluation:
@@ -100,6 +101,7 @@ def evaluate(
         tokens: how texts are cut: auto, words, characters or mecab.
         document: what a document of raw text is: the "file" ("auto" too), a "paragraph", a "line".
         settings: resamples, confidence, seed.
+        adapter: of the model, where that is a source; merged into it.
         progress: called with how many examples were solved.
 
     Raises:
@@ -111,7 +113,7 @@ def evaluate(
         raise InputError(said, mend="name one of a model, predictions, a baseline")
     reading = {**reading, "keep": tuple(dict.fromkeys((*reading.get("keep", ()), *slice_by)))}
     if task is not None and task.lower().replace("_", "-") in ("language-modeling", "perplexity"):
-        return _language_modeling(data, model, document, limit, name, metric, settings, progress)
+        return _language_modeling(data, model, adapter, document, limit, name, metric, settings, progress)
     examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
     skipped = len(examples.problems)
     if limit is not None:
@@ -126,7 +128,7 @@ def evaluate(
     elif baseline is not None:
         answers = list(_baseline(baseline, examples, learned, embedder, progress))
     else:
-        answers = list(_model(model, task, examples, learned, shots, label_map, options, progress))
+        answers = list(_model(model, adapter, task, examples, learned, shots, label_map, options, progress))
     seconds = time.perf_counter() - began
     if len(answers) != len(examples):
         raise InputError(f"{len(answers)} predictions for {len(examples)} examples", where="predictions")
@@ -193,6 +195,7 @@ def _is_one_file(source: str | Path) -> bool:
 def _language_modeling(
     data: str | Path | Examples,
     model: Any,
+    adapter: str | Path | None,
     document: Division,
     limit: int | None,
     name: str | None,
@@ -201,13 +204,13 @@ def _language_modeling(
     progress: Progress | None,
 ) -> Evaluation:
     from tsumugu.checkpoints.load import load_tokenizer
-    from tsumugu.engines.torch import load_model
+    from tsumugu.engines.load import load_merged
     from tsumugu.evaluation.likelihood import KIND, likelihoods
 
     if isinstance(data, Examples) or model is None:
         raise InputError("language modelling needs a model and raw text", where="data", mend="name a file and a model")
     sources = find_sources([data])
-    solver, tokenizer = load_model(model, task="text-generation"), load_tokenizer(model)
+    solver, tokenizer = load_merged(model, task="text-generation", adapter=adapter), load_tokenizer(model)
     documents = (each for source in sources for each in read_documents(source, Reading(document)))
     began = time.perf_counter()
     items = tuple(likelihoods(solver, tokenizer, islice(documents, limit), progress=progress))
@@ -225,6 +228,7 @@ def _language_modeling(
 
 def _model(
     model: Any,
+    adapter: str | Path | None,
     task: str | None,
     examples: Examples,
     learned: Examples | None,
@@ -240,7 +244,9 @@ def _model(
     solver = model
     if not isinstance(model, Task):
         chosen = task_for(examples.kind, task)
-        solver = pipeline(task or chosen, model)  # the name as given may say more, such as two languages
+        solver = pipeline(
+            task or chosen, model, adapter=adapter
+        )  # the name as given may say more, such as two languages
     if shots:
         from tsumugu.evaluation.shots import as_shots, pick
         from tsumugu.tasks.prompting.base import Prompted

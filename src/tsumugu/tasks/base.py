@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.data.rows import Row, listed, text_column, text_of
-from tsumugu.engines.load import load_model
+from tsumugu.engines.load import load_merged
 from tsumugu.hub.progress import Progress
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -90,10 +90,11 @@ class Task(ABC):
         device: str = "cpu",
         engine: str | None = None,
         quantize: str | None = None,
+        adapter: str | Path | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Self:
-        """Load the model with the task's head, and its tokenizer.
+        """Load the model with the task's head, and its tokenizer. An adapter is merged into it.
 
         Raises:
             InputError: the task does not run on that engine, or the model was made for another task.
@@ -103,16 +104,23 @@ class Task(ABC):
             chosen = "torch"
         if chosen == "onnx" and "onnx" not in cls.engines:
             raise InputError(f"{cls.name} runs on torch only", where="engine", mend="choose engine='torch'")
-        cls._require_fitting(source, progress)
-        model = load_model(
-            source, dtype=dtype, device=device, engine=chosen, quantize=quantize, task=cls.name, progress=progress
+        cls._require_fitting(source, adapter, progress)
+        model = load_merged(
+            source,
+            dtype=dtype,
+            device=device,
+            engine=chosen,
+            quantize=quantize,
+            task=cls.name,
+            adapter=adapter,
+            progress=progress,
         )
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
         return cls(model, tokenizer, **options)
 
     @classmethod
-    def _require_fitting(cls, source: str | Path, progress: Progress | None) -> None:
+    def _require_fitting(cls, source: str | Path, adapter: str | Path | None, progress: Progress | None) -> None:
         """Refuse a model that was made for another task, before its weights are read."""
         needed = _needed_head(cls)
         if needed not in SOLVING:
@@ -121,7 +129,7 @@ class Task(ABC):
         from tsumugu.models.base import HEADS
 
         try:
-            found = find_head(source, progress=progress)
+            found = find_head(source, adapter=adapter, progress=progress)
         except ConfigError:  # of a class that we know nothing of
             return
         if found in (*SOLVING, "causal-lm") and found not in (needed, *cls.heads):

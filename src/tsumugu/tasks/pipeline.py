@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED, TASKS
-from tsumugu.engines.load import load_model
+from tsumugu.engines.load import load_merged
 from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
 from tsumugu.text.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ HEAD_TASKS = {
 }
 """The task that a model is for, by its head, when none is named."""
 
-LOADING = ("dtype", "device", "engine", "quantize", "progress")
+LOADING = ("dtype", "device", "engine", "quantize", "adapter", "progress")
 """Options that are about loading a model, not about its task."""
 
 
@@ -47,8 +47,8 @@ def pipeline(
             the model's head when left out.
         model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
         tokenizer: a source or a tokenizer; the model's own when left out.
-        **options: `dtype`, `device`, `engine`, `quantize`, `batch_size`, `progress`, and options of the task for every
-            call.
+        **options: `dtype`, `device`, `engine`, `quantize`, `adapter` (it is merged), `batch_size`, `progress`, and
+            options of the task for every call.
 
     Raises:
         UnknownNameError: there is no such task; the nearest is named.
@@ -58,13 +58,15 @@ def pipeline(
         if model is None:
             raise InputError("name a task, or hand in a model", where="task")
         if isinstance(model, str | Path):
-            model = load_model(model, **{key: options.pop(key) for key in LOADING if key in options})
+            model = load_merged(model, **{key: options.pop(key) for key in LOADING if key in options})
         assert not isinstance(model, str | Path)
         task = HEAD_TASKS.get(model.head_name)
         if task is None:
             raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
     named = "translation" if _languages(task) else task
-    if named in PROMPTED and (named not in TASKS or _only_writes(model, options.get("progress"))):
+    if named in PROMPTED and (
+        named not in TASKS or _only_writes(model, options.get("adapter"), options.get("progress"))
+    ):
         kind: type[Task] = PROMPTED[named]
     else:
         kind = TASKS[task]
@@ -83,7 +85,9 @@ def pipeline(
     return load(source, tokenizer=tokenizer, **options)
 
 
-def _only_writes(model: Model | OnnxModel | str | Path | None, progress: Progress | None) -> bool:
+def _only_writes(
+    model: Model | OnnxModel | str | Path | None, adapter: str | Path | None, progress: Progress | None
+) -> bool:
     """Whether a model goes on with texts and has no head for a task, so that the task is put to it as a prompt."""
     if model is None:
         return False
@@ -91,7 +95,7 @@ def _only_writes(model: Model | OnnxModel | str | Path | None, progress: Progres
         return model.head_name == "causal-lm"
     from tsumugu.engines.torch import find_head
 
-    return find_head(model, progress=progress) == "causal-lm"
+    return find_head(model, adapter=adapter, progress=progress) == "causal-lm"
 
 
 def _languages(task: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 `checkpoints/step-00001000/` holds config.json, model.safetensors, the tokenizer; and `training/`: `state.json` (a few
 numbers) and `sharded/` (weights, optimiser, averages; see `sharded`). A folder appears whole. `best` and `last` in the
-run's folder name one each.
+run's folder name one each. Where an adapter is trained there are no weights but its own, in PEFT's layout.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsumugu.adapters.adapt import trained_parameters
+from tsumugu.adapters.files import save_adapter
 from tsumugu.checkpoints.atomic import new_file
 from tsumugu.core.errors import CheckpointError
 from tsumugu.engines.torch import save_model
@@ -117,7 +119,8 @@ class Checkpoints:
         text = json.dumps(asdict(state), indent=2) + "\n"
 
         def finish(folder: Path) -> None:
-            save_model(self._model, folder, tokenizer=self._tokenizer, tensors=exported)
+            save = save_adapter if self._model.adapters else save_model
+            save(self._model, folder, tokenizer=self._tokenizer, tensors=exported)
             (folder / STATE).write_text(text, "utf-8")
 
         tensors = training_tensors(self._model, self._optimizer, self._ema)
@@ -148,7 +151,8 @@ class Checkpoints:
         """Copies of the weights as others shall load them: the averages where there are some. On rank 0."""
         averages: Mapping[str, Tensor] = {} if self._ema is None else self._ema.tensors()
         found = {}
-        for name, each in self._model.named_parameters():
+        params = trained_parameters(self._model) if self._model.adapters else dict(self._model.named_parameters())
+        for name, each in params.items():
             full = whole(averages.get(name, each).detach())
             if self._world.main:
                 found[name] = full.to("cpu", each.dtype, copy=True)

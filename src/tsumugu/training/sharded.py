@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -215,8 +215,14 @@ def _give(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Mapping[st
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the names that they have in a model nobody wrapped, each once."""
-    return {_plain(name): each for name, each in [*model.named_parameters(), *model.named_buffers()]}
+    """Parameters and buffers by the names that they have in a model nobody wrapped, each once.
+
+    Of a model with adapters only what is trained: the rest is the model that they were added to.
+    """
+    params: Iterable[tuple[str, Tensor]] = model.named_parameters()
+    if any(getattr(each, "adapters", None) for each in model.modules()):
+        params = ((name, each) for name, each in params if each.requires_grad)
+    return {_plain(name): each for name, each in [*params, *model.named_buffers()]}
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, did_you_mean
-from tsumugu.engines.load import load_model
+from tsumugu.engines.load import load_merged
 from tsumugu.engines.session import Scorer, open_scorer, read_prefix
 from tsumugu.generation.constrained import grammar_of, quoted
 from tsumugu.generation.generate import complete, resolve_options
@@ -80,17 +80,26 @@ class Prompted(Task):
         device: str = "cpu",
         engine: str | None = None,
         quantize: str | None = None,
+        adapter: str | Path | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Self:
-        """Load a decoder and its tokenizer.
+        """Load a decoder and its tokenizer. An adapter is merged into it.
 
         Raises:
             InputError: another engine than torch is asked for.
         """
         if engine not in (None, "auto", "torch") or quantize not in (None, "auto"):
             raise InputError("prompts are scored on torch only", where="engine", mend="choose engine='torch'")
-        model = load_model(source, dtype=dtype, device=device, engine="torch", task="causal-lm", progress=progress)
+        model = load_merged(
+            source,
+            dtype=dtype,
+            device=device,
+            engine="torch",
+            task="causal-lm",
+            adapter=adapter,
+            progress=progress,
+        )
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
         return cls(model, tokenizer, **options)

@@ -20,7 +20,7 @@ def test_the_folder_is_printed_and_used(cache: Path, decoder_folder: Path, capfd
     assert (code, err) == (0, "")
     folder = Path(out.strip())
     assert folder.is_relative_to(cache)
-    assert {each.name for each in folder.iterdir()} == {"graph.onnx", "weights.bin", "model.json"}
+    assert {"weights.bin", "model.json"} <= {each.name for each in folder.iterdir()}
     assert typed("run", "text-generation", "A class", "-m", decoder_folder, "-n", 3)[0] == 0
     assert [each.name for each in folder.parent.iterdir() if each.name != "known"] == [folder.name]
     code, out, err = typed("compile", decoder_folder, "--quantize", "int8", "--group", 32)

@@ -23,11 +23,12 @@ TOKENS = 32
 SENTENCES = [line.strip() for line in pydoc_data.topics.topics["assignment"].splitlines() if len(line.split()) > 9][:40]
 
 
-def test_float32_writes_what_torch_writes(smollm2_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["onnx", "native"])
+def test_float32_writes_what_torch_writes(engine: str, smollm2_path: Path) -> None:
     tokenizer = tg.load_tokenizer(smollm2_path)
     encoded = [tokenizer.encode(text)[:48] for text in varied_texts(2 * COUNT + 50)]
     texts = [ids for ids in encoded if len(ids) > 3][:COUNT]
-    model, quick = tg.load_model(smollm2_path), tg.load_model(smollm2_path, engine="onnx")
+    model, quick = tg.load_model(smollm2_path), tg.load_model(smollm2_path, engine=engine)
     logits = open_session(model, batch=COUNT, capacity=64).start(texts)
     found = open_session(quick, batch=COUNT, capacity=64).start(texts)
     assert np.abs(found - logits).max() <= 1e-3 * np.abs(logits).max()

@@ -13,12 +13,12 @@ DType = Annotated[
     Parameter(help="Type of the weights; auto keeps the checkpoint's own."),
 ]
 Engine = Annotated[
-    Literal["auto", "torch", "onnx"],
-    Parameter(help="What computes: onnx is quick on a CPU, torch is the reference; auto takes the quicker that can."),
+    Literal["auto", "torch", "onnx", "native"],
+    Parameter(help="What computes: native and onnx on a CPU, torch anywhere; auto takes the quickest that can."),
 ]
 Quantize = Annotated[
     Literal["auto", "none", "int8", "int4"],
-    Parameter(help="Weights on the onnx engine; auto: as few bits as a quantised checkpoint has, else whole."),
+    Parameter(help="Weights on a compiled engine; auto: as few bits as a quantised checkpoint has, else whole."),
 ]
 Model = Annotated[
     str | None,

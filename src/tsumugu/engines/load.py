@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.core.errors import ConfigError, UnknownNameError, did_you_mean
 from tsumugu.engines import onnx_store
+from tsumugu.engines.native.library import load_library
 from tsumugu.engines.onnx_model import OnnxModel, open_compiled
 from tsumugu.hub.progress import Progress
 from tsumugu.hub.resolve import resolve
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 
     from tsumugu.models.base import Model
 
-ENGINES = ("auto", "torch", "onnx")
+ENGINES = ("auto", "torch", "onnx", "native")
+COMPILED = {"auto": ("native", "onnx"), "onnx": ("onnx",), "native": ("native",)}
+"""Which engines are tried in turn for a model that is to be compiled."""
 LARGE = 4_000_000_000
 """Bytes of a checkpoint above which it is compiled only when that is asked for: the result takes as much again."""
 
@@ -81,9 +86,9 @@ def load_model(
             short name such as `smollm2`.
         dtype: float32, float16, bfloat16, float64, or auto (the checkpoint's own); float32 on the onnx engine.
         device: where the weights go; the CPU on the onnx engine.
-        engine: torch, onnx, or auto: onnx for a float32 model on a CPU that can be compiled, else torch. When left out,
-            onnx if `quantize` is given, else torch.
-        quantize: int8, int4, or auto: as a quantised GGUF file has it; with the onnx engine.
+        engine: torch, onnx, native, or auto: for a float32 model on a CPU native, else onnx, else torch, whichever has
+            a form of it. When left out, native or onnx if `quantize` is given, else torch.
+        quantize: int8, int4, or auto: as a quantised GGUF file has it; with the onnx and native engines.
         group: numbers that share a scale: 32, 64 or 128; what suits each matrix when left out.
         threads: of the onnx engine; all cores when left out.
         task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
@@ -98,26 +103,32 @@ def load_model(
         CheckpointError: the files are broken or do not fit.
         ConfigError: the family, head or a value is not known, or the engine cannot do what is asked.
     """
-    engine = engine or ("torch" if quantize is None else "onnx")
+    compiled = engine is None and quantize is not None
+    engine = engine or ("auto" if compiled else "torch")
     if engine not in ENGINES:
         raise UnknownNameError(f"unknown engine {engine!r}", where="engine", mend=did_you_mean(engine, ENGINES))
     plain = str(dtype).removeprefix("torch.") == "float32" and str(device) == "cpu" and strict
-    if engine == "onnx" and not plain:
-        raise ConfigError("the onnx engine computes in float32 on a CPU", where="engine", mend="choose engine='torch'")
+    compiled = compiled or engine in ("onnx", "native") or (engine == "auto" and quantize not in (None, "auto"))
+    if compiled and not plain:
+        name = "compiled" if engine == "auto" else engine
+        raise ConfigError(
+            f"the {name} engine computes in float32 on a CPU", where="engine", mend="choose engine='torch'"
+        )
     if engine == "torch" and quantize not in (None, "auto"):
         raise ConfigError("the torch engine has whole weights", where="quantize", mend="choose engine='onnx'")
     path = resolve(source, progress=progress).path if engine != "torch" else None
     if path is not None and (adapter is not None or is_adapter(path)):
-        if engine == "onnx" or quantize not in (None, "auto"):
+        if compiled:
             mend = "merge the adapter and save the model, or choose engine='torch'"
-            raise ConfigError("the onnx engine has no adapters", where="engine", mend=mend)
+            raise ConfigError("a compiled engine has no adapters", where="engine", mend=mend)
     elif path is not None and plain:
         request = onnx_store.Request(path, task, quantize, group)
-        if engine == "onnx" or sum(each.stat().st_size for each in request.files()) <= LARGE:
+        if compiled or sum(each.stat().st_size for each in request.files()) <= LARGE:
             try:
-                return _compiled(request, str(source), threads, progress)
+                folder = compiled_folder(request, COMPILED[engine], progress=progress)
+                return opened(folder, path=path, source=str(source), threads=threads)
             except ConfigError:
-                if engine == "onnx":
+                if compiled:
                     raise
     from tsumugu.engines import torch as reference
 
@@ -134,10 +145,34 @@ def load_merged(source: str | Path, **options: Any) -> Any:
     return model
 
 
-def _compiled(request: onnx_store.Request, source: str, threads: int, progress: Progress | None) -> OnnxModel:
-    folder = onnx_store.find(request)
-    if folder is None:
-        from tsumugu.engines.onnx_compile import compile_model
+def compiled_folder(request: onnx_store.Request, engines: Sequence[str], *, progress: Progress | None = None) -> Path:
+    """The compiled form of a checkpoint for the first of these engines that has one; it is compiled now if need be.
 
-        folder = compile_model(request, progress=progress)
-    return open_compiled(folder, path=request.path, source=source, threads=threads)
+    Raises:
+        ConfigError: none of them has.
+    """
+    for engine in engines:
+        chosen = replace(request, engine=engine)
+        try:
+            if engine == "native":
+                load_library()
+            if found := onnx_store.find(chosen):
+                return found
+            if why := onnx_store.refusal(chosen):
+                raise ConfigError(why, where="engine", mend="choose engine='torch'")
+            from tsumugu.engines.onnx_compile import compile_model
+
+            return compile_model(chosen, progress=progress)
+        except ConfigError:
+            if engine == engines[-1]:
+                raise
+    raise AssertionError("there is no engine")
+
+
+def opened(folder: Path, *, path: Path, source: str, threads: int = 0) -> OnnxModel:
+    """The model in a folder of the store, whichever engine it was compiled for."""
+    if onnx_store.read_record(folder)["interface"]["kind"] != "native":
+        return open_compiled(folder, path=path, source=source, threads=threads)
+    from tsumugu.engines.native.model import NativeModel
+
+    return open_compiled(folder, path=path, source=source, threads=threads, kind=NativeModel)

@@ -1,32 +1,34 @@
-"""Compiling a checkpoint: its family's network, built without weights, is written as a graph, its weights beside it.
+"""Compiling a checkpoint: its family's network, built without weights, is written as a graph or for the kernels.
 
 This is the one part of the engine that needs torch, and it runs once for a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from tsumugu.checkpoints.entries import TensorEntry
-from tsumugu.checkpoints.keymap import Chain, InterleavedRotary, MegatronHeads, Operation, Plan, Rule, Same, Split
+from tsumugu.checkpoints.keymap import Plan
 from tsumugu.checkpoints.load import open_checkpoint
+from tsumugu.core.errors import ConfigError
 from tsumugu.engines import onnx_store
+from tsumugu.engines.native.compile import Writer
+from tsumugu.engines.native.compile import write_network as write_native
+from tsumugu.engines.native.network import WEIGHTS
+from tsumugu.engines.native.pack import GROUP
 from tsumugu.engines.onnx_graph import Graph
 from tsumugu.engines.onnx_network import interface_of, write_network
 from tsumugu.engines.onnx_store import Request
-from tsumugu.engines.onnx_weights import Floats, Packed, Scheme, from_gguf
+from tsumugu.engines.onnx_weights import Scheme
+from tsumugu.engines.planned_weights import PlannedWeights
 from tsumugu.engines.torch import end_tokens, recognise
 from tsumugu.hub.progress import Progress, Silent
 from tsumugu.models.base import Model
-
-TAKEN_OVER = ("Q8_0", "Q4_0")
-"""GGUF's blocks that are used number by number."""
 
 
 def compile_model(request: Request, *, progress: Progress | None = None) -> Path:
@@ -51,18 +53,55 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
     plan.report.require(str(checkpoint.path))
     for module in plan.report.absent:
         setattr(model, module, None)
-    key = onnx_store.key_of(request, [head, *astuple(scheme)])
+    key = onnx_store.key_of(request, [request.engine, head, *astuple(scheme)])
     folder = onnx_store.compiled() / key
     with onnx_store.locked(key):
         if not (folder / onnx_store.RECORD).is_file():
-            with onnx_store.new_folder(key) as partial:
-                _compile(model, plan, scheme, partial, progress, request.path.name)
-                onnx_store.write_record(partial, _record(model, scheme, end_tokens(checkpoint)))
+            work = _compile_native if request.engine == "native" else _compile
+            with onnx_store.new_folder(key) as partial, _refusal_noted(request):
+                interface = work(model, plan, scheme, partial, progress, request.path.name)
+                onnx_store.write_record(partial, _record(model, scheme, end_tokens(checkpoint), interface))
     onnx_store.remember(request, key)
     return folder
 
 
-def _compile(model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: Progress, name: str) -> None:
+@contextmanager
+def _refusal_noted(request: Request) -> Iterator[None]:
+    """A model that has no form here is not looked at again until it changes."""
+    try:
+        yield
+    except ConfigError as error:
+        onnx_store.remember_refusal(request, error.what)
+        raise
+
+
+def _compile(model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: Progress, name: str) -> dict[str, Any]:
+    graph = Graph(folder, progress=_counted(model, scheme, progress, name))
+    try:
+        write_network(graph, model, PlannedWeights(plan), scheme)
+        graph.finish()
+    finally:
+        graph.close()
+    return asdict(interface_of(model))
+
+
+def _compile_native(
+    model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: Progress, name: str
+) -> dict[str, Any]:
+    if scheme.group not in (0, GROUP):
+        raise ConfigError(
+            f"the native engine has groups of {GROUP}, not {scheme.group}", where="group", mend="choose engine='onnx'"
+        )
+    writer = Writer(folder / WEIGHTS, PlannedWeights(plan), scheme, _counted(model, scheme, progress, name))
+    try:
+        network = write_native(writer, model)
+    finally:
+        writer.close()
+    return {"kind": "native", "network": network | {"bytes": (folder / WEIGHTS).stat().st_size}}
+
+
+def _counted(model: Model, scheme: Scheme, progress: Progress, name: str) -> Callable[[int], None]:
+    """Counts the bytes that are written and shows them."""
     written = 0
 
     def wrote(count: int) -> None:
@@ -71,15 +110,10 @@ def _compile(model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: P
         progress.done(written)
 
     progress.stage(f"compiling {name}", _estimate(model, scheme))
-    graph = Graph(folder, progress=wrote)
-    try:
-        write_network(graph, model, PlannedWeights(plan), scheme)
-        graph.finish()
-    finally:
-        graph.close()
+    return wrote
 
 
-def _record(model: Model, scheme: Scheme, ends: tuple[int, ...]) -> dict[str, Any]:
+def _record(model: Model, scheme: Scheme, ends: tuple[int, ...], interface: dict[str, Any]) -> dict[str, Any]:
     """What is asked of a compiled model while it runs."""
     config: dict[str, Any] = model.config.to_dict()
     config["max_positions"] = getattr(model, "longest", config["max_positions"])
@@ -88,45 +122,9 @@ def _record(model: Model, scheme: Scheme, ends: tuple[int, ...]) -> dict[str, An
         "head": model.head_name,
         "config": config,
         "end_tokens": list(ends),
-        "interface": asdict(interface_of(model)),
+        "interface": interface,
         "bits": scheme.bits,
     }
-
-
-class PlannedWeights:
-    """Parameters by our names, read one rule at a time as a checkpoint's plan says."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.rules = {name: rule for rule in plan.rules for name in rule.ours}
-        self._last: tuple[Rule, Sequence[torch.Tensor]] | None = None
-
-    def read(self, name: str) -> Floats:
-        """A parameter as float32."""
-        rule = self.rules[name]
-        if self._last is None or self._last[0] is not rule:
-            given = [self.plan.entries[theirs].read(torch.float32) for theirs in rule.theirs]
-            self._last = (rule, rule.operation.forward(given))
-        array: Floats = self._last[1][rule.ours.index(name)].numpy()
-        return array
-
-    def blocks(self, name: str) -> Packed | None:
-        """The checkpoint's own blocks, rows in our order; None where they are of another kind."""
-        rule = self.rules[name]
-        entries = [self.plan.entries[theirs] for theirs in rule.theirs]
-        kinds = {each.storage for each in entries if isinstance(each, TensorEntry)}
-        if len(kinds) != 1 or not kinds <= set(TAKEN_OVER) or not _moves_rows(rule.operation):
-            return None
-        raw = [torch.from_numpy(each.raw().copy()) for each in entries if isinstance(each, TensorEntry)]
-        rows = rule.operation.forward(raw)[rule.ours.index(name)]
-        return from_gguf(kinds.pop(), np.ascontiguousarray(rows.numpy()))
-
-
-def _moves_rows(operation: Operation) -> bool:
-    """Whether an operation changes nothing but which row is where."""
-    if isinstance(operation, Chain):
-        return all(_moves_rows(each) for each in operation.operations)
-    return isinstance(operation, Same | Split | InterleavedRotary | MegatronHeads)
 
 
 def _estimate(model: Model, scheme: Scheme) -> int:

@@ -103,11 +103,13 @@ class OnnxModel:
         return FUNCTIONS["generate"](self, input_ids, **options)
 
 
-def open_compiled(folder: Path, *, path: Path, source: str, threads: int = 0) -> OnnxModel:
+def open_compiled(
+    folder: Path, *, path: Path, source: str, threads: int = 0, kind: type[OnnxModel] | None = None
+) -> OnnxModel:
     """The model in a folder that `compile_model` made."""
     record = onnx_store.read_record(folder)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in record["config"].items()}
-    return OnnxModel(
+    return (kind or OnnxModel)(
         family=FamilyName(record["family"]),
         head_name=record["head"],
         config=SimpleNamespace(**values),

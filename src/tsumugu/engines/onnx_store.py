@@ -21,7 +21,7 @@ from tsumugu import __version__
 from tsumugu.hub.home import home
 
 RECORD = "model.json"
-COMPILER = 3
+COMPILER = 4
 """Counted up whenever graphs change that are made of the same checkpoint."""
 PIECE = 1 << 22
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")
@@ -36,12 +36,14 @@ class Request:
         task: a head, or a task, as it was asked for; None for the checkpoint's own.
         quantize: None, "auto", "int8" or "int4".
         group: numbers that share a scale; 0 for what suits each matrix.
+        engine: what will run it: onnx or native.
     """
 
     path: Path
     task: str | None = None
     quantize: str | None = None
     group: int = 0
+    engine: str = "onnx"
 
     def files(self) -> list[Path]:
         """The files that the result depends on."""
@@ -52,7 +54,7 @@ class Request:
     @property
     def name(self) -> str:
         """What was asked for, in a few letters."""
-        asked = [COMPILER, __version__, str(self.path.resolve()), self.task, self.quantize, self.group]
+        asked = [COMPILER, __version__, str(self.path.resolve()), self.task, self.quantize, self.group, self.engine]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
 
@@ -91,10 +93,28 @@ def key_of(request: Request, options: Sequence[Any]) -> str:
 
 def remember(request: Request, key: str) -> None:
     """Note the key of a source, for `find`."""
+    _note(request, {"key": key})
+
+
+def remember_refusal(request: Request, why: str) -> None:
+    """Note that a source has no form for this engine, for `refusal`."""
+    _note(request, {"refused": why})
+
+
+def refusal(request: Request) -> str | None:
+    """Why an unchanged checkpoint that was seen before has no form for this engine; None where nothing is known."""
+    try:
+        known = json.loads(_known(request).read_text("utf-8"))
+        return str(known["refused"]) if known["files"] == _stamps(request.files()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note(request: Request, what: dict[str, str]) -> None:
     path = _known(request)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"key": key, "files": _stamps(request.files())}), "utf-8")
+    partial.write_text(json.dumps(what | {"files": _stamps(request.files())}), "utf-8")
     partial.replace(path)
 
 

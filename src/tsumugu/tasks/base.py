@@ -99,11 +99,12 @@ class Task(ABC):
         Raises:
             InputError: the task does not run on that engine, or the model was made for another task.
         """
-        chosen = engine or ("torch" if quantize is None else "onnx")
+        chosen = "torch" if engine is None and quantize is None else engine
         if chosen == "auto" and "onnx" not in cls.engines:
             chosen = "torch"
-        if chosen == "onnx" and "onnx" not in cls.engines:
-            raise InputError(f"{cls.name} runs on torch only", where="engine", mend="choose engine='torch'")
+        if (chosen or "onnx") not in ("auto", *cls.engines):
+            on = "torch only" if cls.engines == ("torch",) else " or ".join(cls.engines)
+            raise InputError(f"{cls.name} runs on {on}", where="engine", mend="choose engine='torch'")
         cls._require_fitting(source, adapter, progress)
         model = load_merged(
             source,

@@ -31,7 +31,7 @@ class TextGeneration(Task):
 
     name = "text-generation"
     default_model = "smollm2"
-    engines = ("torch", "onnx")
+    engines = ("torch", "onnx", "native")
     options = frozenset(type_hints(GenerationOptions)) | {
         "return_full_text",
         "return_tensors",

@@ -1,0 +1,1 @@
+"""Decoders on the CPU by kernels of our own, compiled for the processor that is there. Runs without torch."""

@@ -1,0 +1,156 @@
+/* Products of many rows with a few tokens.
+ *
+ * A matrix [rows, width] lies in panels of 16 rows, the 16 numbers of a column side by side, so that a lane is a row: no
+ * sum across lanes, one load for 16 scales. Columns come in groups of 32 that share a scale. A panel stays in the
+ * nearest cache while all tokens pass it.
+ *
+ * Numbers of a group: whole: [32][16] floats. 8 bits: [8][16 rows][4 columns], 128 is zero. 4 bits: [4][16 rows][4
+ * columns], the lower half of a byte from columns 8v..8v+3, the upper from 8v+4..8v+7; 8 is zero, or `mins` says what 0
+ * stands for.
+ */
+#pragma once
+#include "vectors.h"
+
+#define GROUP 32
+
+typedef struct {
+    int32_t bits, rows, width; /* rows in whole panels, width in whole groups */
+    int32_t unused;
+    const void *numbers;
+    const uint16_t *scales, *mins; /* float16, [panels][groups][16] */
+    const float *bias;
+} Matrix;
+
+/* Activations of a few tokens, rounded to 8 bits in groups. */
+typedef struct {
+    const float *whole;   /* [tokens][stride] */
+    const int8_t *numbers; /* [tokens][stride] */
+    const float *scales;  /* [tokens][stride / 32] */
+    const int32_t *sums;  /* of the numbers of a group */
+    int64_t stride;
+} Given;
+
+INLINE int32_t word(const int8_t *p) {
+    int32_t found;
+    memcpy(&found, p, 4);
+    return found;
+}
+
+/* One panel [width][16] of floats, `count` tokens `stride` apart; sums are for [count][16] rows. */
+INLINE void panel_whole(const float *w, int64_t width, const float *x, int64_t stride, const int count, Floats *sums) {
+    const int chains = count * 2 >= TILE ? 1 : 4; /* enough sums at work at once to hide how long each takes */
+    Floats part[4][TILE];
+    for (int c = 0; c < chains; c++)
+        for (int t = 0; t < count; t++) part[c][t] = all(0);
+    for (int64_t k = 0; k < width; k += 4)
+        for (int i = 0; i < 4; i++) {
+            Floats weights = load(w + (k + i) * LANES);
+            for (int t = 0; t < count; t++) part[i % chains][t] += weights * x[t * stride + k + i];
+        }
+    for (int t = 0; t < count; t++) {
+        sums[t] = part[0][t];
+        if (chains == 4) sums[t] = (sums[t] + part[1][t]) + (part[2][t] + part[3][t]);
+    }
+}
+
+/* The same for whole numbers of `bits`, around 8 or 128 or, where `shifted`, with a least value of their own. */
+INLINE void panel_rounded(
+    const Matrix *m, int64_t panel, const Given *x, int64_t first, const int count, const int bits, const int shifted, Floats *sums
+) {
+    const int64_t groups = m->width / GROUP, bytes_of = GROUP * LANES * bits / 8;
+    const uint8_t *w = (const uint8_t *)m->numbers + panel * groups * bytes_of;
+    const uint16_t *scales = m->scales + panel * groups * LANES;
+    const uint16_t *mins = shifted ? m->mins + panel * groups * LANES : 0;
+    const int zero = bits == 4 ? (shifted ? 0 : -8) : (SIGNED_BYTES ? 0 : -128);
+    for (int t = 0; t < count; t++) sums[t] = all(0);
+    for (int64_t g = 0; g < groups; g++, w += bytes_of) {
+        Ints total[TILE];
+        for (int t = 0; t < count; t++)
+            total[t] = zero * x->sums[((first + t) * x->stride) / GROUP + g] - (Ints){0};
+        for (int v = 0; v < 256 * bits / 8 / 32; v++) {
+            Bytes b = bytes(w + v * 64);
+            for (int t = 0; t < count; t++) {
+                const int8_t *given = x->numbers + (first + t) * x->stride + g * GROUP;
+                if (bits == 4) {
+                    total[t] = dot4(total[t], low(b), word(given + 8 * v));
+                    total[t] = dot4(total[t], high(b), word(given + 8 * v + 4));
+                } else
+                    total[t] = dot8(total[t], b, word(given + 4 * v));
+            }
+        }
+        Floats scale = halves(scales + g * LANES), least = all(0);
+        if (shifted) least = halves(mins + g * LANES);
+        for (int t = 0; t < count; t++) {
+            int64_t at = ((first + t) * x->stride) / GROUP + g;
+            sums[t] += floats(total[t]) * (scale * x->scales[at]);
+            if (shifted) sums[t] += least * (x->scales[at] * (float)x->sums[at]);
+        }
+    }
+}
+
+INLINE void panel_times(const Matrix *m, int64_t panel, const Given *x, int64_t first, const int count, Floats *sums) {
+    if (m->bits == 32) {
+        const float *w = (const float *)m->numbers + panel * m->width * LANES;
+        panel_whole(w, m->width, x->whole + first * x->stride, x->stride, count, sums);
+    }
+    else if (m->bits == 8) panel_rounded(m, panel, x, first, count, 8, 0, sums);
+    else if (m->mins) panel_rounded(m, panel, x, first, count, 4, 1, sums);
+    else panel_rounded(m, panel, x, first, count, 4, 0, sums);
+}
+
+/* Panels from..to of `m` times `tokens` tokens: y[token][row], `stride` numbers from token to token. */
+static void multiply(const Matrix *m, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y, int64_t stride) {
+    Floats sums[TILE];
+    for (int64_t panel = from; panel < to; panel++) {
+        Floats bias = m->bias ? load(m->bias + panel * LANES) : all(0);
+        float *out = y + panel * LANES;
+        int64_t t = 0;
+        for (; t + TILE <= tokens; t += TILE) {
+            panel_times(m, panel, x, t, TILE, sums);
+            for (int i = 0; i < TILE; i++) store(out + (t + i) * stride, sums[i] + bias);
+        }
+#if TILE > 4
+        for (; t + 4 <= tokens; t += 4) {
+            panel_times(m, panel, x, t, 4, sums);
+            for (int i = 0; i < 4; i++) store(out + (t + i) * stride, sums[i] + bias);
+        }
+#endif
+        for (; t < tokens; t++) {
+            panel_times(m, panel, x, t, 1, sums);
+            store(out + t * stride, sums[0] + bias);
+        }
+    }
+}
+
+/* Round `width` numbers, in whole groups, to 8 bits. */
+static void rounded(const float *x, int64_t width, int8_t *numbers, float *scales, int32_t *sums) {
+    for (int64_t g = 0; g < width / GROUP; g++, x += GROUP, numbers += GROUP) {
+        Floats a = load(x), b = load(x + LANES);
+        Floats most = larger(larger(a, -a), larger(b, -b));
+        float scale = largest(most) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
+        int32_t total = 0;
+        for (int half = 0; half < 2; half++) {
+            /* 1.5 * 2^23 rounds to the nearest whole number, even ones on a tie */
+            Ints whole = (Ints)((half ? b : a) * inverse + 12582912.0f) - 0x4b400000;
+            for (int i = 0; i < LANES; i++) numbers[half * LANES + i] = (int8_t)whole[i], total += whole[i];
+        }
+        scales[g] = scale, sums[g] = total;
+    }
+}
+
+/* Row `row` of a matrix, as floats. */
+static void read_row(const Matrix *m, int64_t row, float *out) {
+    const int64_t panel = row / LANES, lane = row % LANES, groups = m->width / GROUP;
+    for (int64_t k = 0; k < m->width; k++) {
+        int64_t g = panel * groups + k / GROUP, c = k % GROUP;
+        if (m->bits == 32) {
+            out[k] = ((const float *)m->numbers)[(panel * m->width + k) * LANES + lane];
+            continue;
+        }
+        const uint8_t *w = (const uint8_t *)m->numbers + g * GROUP * LANES * m->bits / 8;
+        int number = m->bits == 8 ? w[c / 4 * 64 + lane * 4 + c % 4] - 128
+                                  : (w[c / 8 * 64 + lane * 4 + c % 4] >> (c & 4) & 15) - (m->mins ? 0 : 8);
+        float scale = _cvtsh_ss(m->scales[g * LANES + lane]);
+        out[k] = number * scale + (m->mins ? _cvtsh_ss(m->mins[g * LANES + lane]) : 0.0f);
+    }
+}

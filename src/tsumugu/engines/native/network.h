@@ -1,0 +1,138 @@
+/* A decoder as it is run: what Python fills in (see native_network.py, which has the same fields), and the pieces of a layer. */
+#pragma once
+#include "matmul.h"
+
+typedef struct {
+    const float *weight, *bias; /* no weight: no norm; no bias: the root of mean squares, else mean and variance */
+    float epsilon;
+    int32_t width;
+} Norm;
+
+typedef struct {
+    Norm attention_norm, query_norm, key_norm, attention_output_norm, feed_forward_norm, feed_forward_output_norm;
+    Matrix packed, output, up, down; /* packed: queries, keys, values; up: the gate above it where there is one */
+    const float *cosines, *sines;    /* [positions][head_dim / 2], or none */
+    float scale;
+    int32_t window; /* tokens that a token sees; 0 for all */
+} Layer;
+
+typedef struct {
+    int32_t layers, hidden, heads, kv_heads, head_dim, inner, gated, activation;
+    float embedding_scale, softcap;
+    Matrix table;           /* rows of the embedding */
+    const float *positions; /* [positions][hidden], or none */
+    Norm norm;
+    Matrix head;
+    const Layer *layer;
+} Network;
+
+typedef struct {
+    float *keys;   /* [layers][rows][kv_heads][capacity / 16][head_dim][16] */
+    float *values; /* [layers][rows][kv_heads][head_dim / 16][capacity][16] */
+    int64_t rows, capacity;
+} Cache;
+
+enum { SILU, GELU_TANH, GELU, QUICK_GELU, RELU, RELU2 };
+
+#define WHOLE(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
+
+/* `out` may be `x`; both have room for whole vectors, and what is behind `width` in `out` becomes 0. */
+static void normalise(const Norm *n, const float *x, float *out) {
+    const int64_t width = n->width, full = width / LANES * LANES;
+    Floats total = all(0);
+    float mean = 0, rest = 0;
+    int64_t i;
+    if (n->bias) {
+        for (i = 0; i < full; i += LANES) total += load(x + i);
+        for (; i < width; i++) rest += x[i];
+        mean = (sum(total) + rest) / width;
+        total = all(0), rest = 0;
+    }
+    for (i = 0; i < full; i += LANES) total += (load(x + i) - mean) * (load(x + i) - mean);
+    for (; i < width; i++) rest += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf((sum(total) + rest) / width + n->epsilon);
+    for (i = 0; i < width; i++) out[i] = (x[i] - mean) * scale * n->weight[i] + (n->bias ? n->bias[i] : 0.0f);
+}
+
+INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+
+INLINE Floats activated(int kind, Floats x) {
+    switch (kind) {
+        case SILU: return x * sigmoid(x);
+        case GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
+        case QUICK_GELU: return x * sigmoid(1.702f * x);
+        case GELU: {
+            Floats found;
+            for (int i = 0; i < LANES; i++) found[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+            return found;
+        }
+        case RELU2: return larger(x, all(0)) * larger(x, all(0));
+    }
+    return larger(x, all(0));
+}
+
+/* Turn the halves of a head against each other. Source: Su et al. 2021, RoFormer, section 3.4.2. */
+static void turn(float *x, const float *cosines, const float *sines, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[half + i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+INLINE void panel_counted(const float *w, int64_t width, const float *x, int64_t stride, int count, Floats *sums) {
+    switch (count) {
+        case 1: panel_whole(w, width, x, stride, 1, sums); break;
+        case 2: panel_whole(w, width, x, stride, 2, sums); break;
+#if TILE > 2
+        case 3: panel_whole(w, width, x, stride, 3, sums); break;
+        case 4: panel_whole(w, width, x, stride, 4, sums); break;
+        case 5: panel_whole(w, width, x, stride, 5, sums); break;
+        case 6: panel_whole(w, width, x, stride, 6, sums); break;
+        case 7: panel_whole(w, width, x, stride, 7, sums); break;
+        case 8: panel_whole(w, width, x, stride, 8, sums); break;
+#endif
+    }
+}
+
+/* Up to TILE queries of one text and one key head: each sees what lies in [first, last] of its own.
+ * queries [count][dim], already scaled; scores: room for [count][capacity]; out[i]: where the answer of query i goes. */
+static void attend(
+    const float *keys, const float *values, int64_t capacity, int64_t dim, const float *queries, int count,
+    const int64_t *first, const int64_t *last, float *scores, float *const *out
+) {
+    int64_t from = first[0], to = last[0];
+    for (int i = 1; i < count; i++) {
+        from = first[i] < from ? first[i] : from;
+        to = last[i] > to ? last[i] : to;
+    }
+    from = from / LANES * LANES, to = WHOLE(to + 1, LANES);
+    Floats sums[TILE], parts[TILE];
+    for (int64_t at = from; at < to; at += LANES) {
+        panel_counted(keys + at * dim, dim, queries, dim, count, sums);
+        for (int i = 0; i < count; i++) store(scores + i * capacity + at, sums[i]);
+    }
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int i = 0; i < count; i++) {
+        float *mine = scores + i * capacity;
+        Floats most = all(-INFINITY), total = all(0);
+        for (int64_t at = from; at < to; at += LANES) {
+            Ints seen = (lane + (int32_t)at >= (int32_t)first[i]) & (lane + (int32_t)at <= (int32_t)last[i]);
+            Floats masked = choose(seen, load(mine + at), all(-INFINITY));
+            store(mine + at, masked);
+            most = larger(most, masked);
+        }
+        const float top = largest(most);
+        for (int64_t at = from; at < to; at += LANES) {
+            Floats given = load(mine + at);
+            Floats weight = choose(given == -INFINITY, all(0), exponential(given - top));
+            store(mine + at, weight);
+            total += weight;
+        }
+        parts[i] = all(1.0f / sum(total));
+    }
+    for (int64_t part = 0; part < dim / LANES; part++) {
+        panel_counted(values + (part * capacity + from) * LANES, to - from, scores + from, capacity, count, sums);
+        for (int i = 0; i < count; i++) store(out[i] + part * LANES, sums[i] * parts[i]);
+    }
+}

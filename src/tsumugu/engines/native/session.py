@@ -1,0 +1,113 @@
+"""A decoder's texts being continued by the kernels: tokens of any texts at any places are read by one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsumugu.core.errors import InputError
+from tsumugu.engines.native.library import Cache
+from tsumugu.engines.native.network import Engine
+from tsumugu.engines.session import Logits, Rows
+
+TOGETHER = 512
+"""Tokens that are read by one call: enough for large products, few enough for the caches."""
+UNIT = 16
+"""Places of a cache come in panels of so many."""
+
+Tokens = NDArray[np.int32]
+
+
+class NativeSession:
+    """`tsumugu.engines.session.Session` for a decoder that the kernels run.
+
+    A text computes what it would compute alone, whatever is read beside it: nothing is padded.
+
+    Args:
+        engine: the network, opened.
+        batch: texts that there is room for; more make it anew.
+        capacity: the longest a text may become, in tokens.
+    """
+
+    def __init__(self, engine: Engine, *, batch: int, capacity: int) -> None:
+        self.engine, self.capacity = engine, capacity
+        self.lengths = np.zeros(0, np.int64)
+        self._room = -(-capacity // UNIT) * UNIT
+        self._allocate(batch)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        """Read prompts; logits `[rows, vocab]` of what follows each."""
+        if len(prompts) > self._rows:
+            self._allocate(len(prompts))
+        self.lengths = np.zeros(len(prompts), np.int64)
+        return self.extend(prompts)
+
+    def step(self, tokens: Rows) -> Logits:
+        """Append one token to each row; logits `[rows, vocab]`."""
+        count = len(tokens)
+        assert count == len(self.lengths), "one token for each row"
+        rows = np.arange(count, dtype=np.int32)
+        return self._read(tokens.astype(np.int32), rows, self.lengths.astype(np.int32), rows, np.ones(count, np.int64))
+
+    def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
+        """Append some tokens to each row, or none; logits of what follows the last of each row that got some.
+
+        Args:
+            texts: for each row its new tokens.
+            every: of what follows each token instead, `[tokens, vocab]`, row by row.
+        """
+        counts = np.array([len(text) for text in texts])
+        if (self.lengths + counts).max(initial=0) > self.capacity:
+            longest = int((self.lengths + counts).max())
+            raise InputError(f"a prompt of {longest} tokens is longer than {self.capacity}", where="prompt")
+        ids = np.concatenate([np.asarray(text, np.int32) for text in texts])
+        rows = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
+        positions = np.concatenate([np.arange(count) for count in counts]) + self.lengths[rows]
+        wanted = np.arange(len(ids)) if every else np.cumsum(counts)[counts > 0] - 1
+        return self._read(ids, rows, positions.astype(np.int32), wanted.astype(np.int32), counts)
+
+    def rewind(self, lengths: Rows) -> None:
+        """Forget what lies behind `lengths` `[rows]`."""
+        self.lengths = np.minimum(self.lengths, lengths)
+
+    def select(self, rows: Rows) -> None:
+        """Go on with `rows` in that order."""
+        count = len(rows)
+        if count == len(self.lengths) and np.array_equal(rows, np.arange(count)):
+            return
+        if count > self._rows:
+            keys, values = self._keys, self._values
+            self._allocate(count)
+            self._keys[:, : keys.shape[1]], self._values[:, : keys.shape[1]] = keys, values
+        self.lengths = self.lengths[rows]
+        filled = -(-int(self.lengths.max(initial=0)) // UNIT)
+        for keys, values in zip(self._keys, self._values, strict=True):
+            keys[:count, :, :filled] = keys[rows, :, :filled]
+            values[:count, :, :, : filled * UNIT] = values[rows, :, :, : filled * UNIT]
+
+    def _allocate(self, rows: int) -> None:
+        network = self.engine.network
+        layers, heads, dim = network.layers, network.kv_heads, network.head_dim
+        self._rows = rows
+        self._keys = np.zeros((layers, rows, heads, self._room // UNIT, dim, UNIT), np.float32)
+        self._values = np.zeros((layers, rows, heads, dim // UNIT, self._room, UNIT), np.float32)
+        self._logits = np.empty((rows, network.head.rows), np.float32)
+        self._cache = Cache(self._keys.ctypes.data, self._values.ctypes.data, rows, self._room)
+
+    def _read(self, ids: Tokens, rows: Tokens, positions: Tokens, wanted: Tokens, counts: Rows) -> Logits:
+        """Read tokens; logits of what follows those numbered `wanted`, which are in order."""
+        vocab = self.engine.vocab
+        if len(ids) and (ids.min() < 0 or ids.max() >= vocab):
+            raise InputError(f"a token id is outside the vocabulary of {vocab}", where="input_ids")
+        if len(wanted) > len(self._logits):
+            self._logits = np.empty((len(wanted), self._logits.shape[1]), np.float32)
+        for begin in range(0, len(ids), TOGETHER):
+            part = slice(begin, begin + TOGETHER)
+            first, last = np.searchsorted(wanted, (begin, begin + TOGETHER))
+            which = (wanted[first:last] - begin).astype(np.int32)
+            out = self._logits[first:last]
+            self.engine.run(self._cache, ids[part], rows[part], positions[part], which, out)
+        self.lengths = self.lengths + counts
+        return self._logits[: len(wanted), :vocab]

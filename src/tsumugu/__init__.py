@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tsumugu.training.pretrain import resume as resume
     from tsumugu.training.pretrain import train as train
     from tsumugu.training.recipe import Recipe as Recipe
+    from tsumugu.tuning.finetune import finetune as finetune
+    from tsumugu.tuning.recipe import Tuning as Tuning
 
 __version__ = "0.1.0"
 
@@ -44,12 +46,14 @@ _HOMES = {
     "Corpus": "tsumugu.corpus.shards",
     "LoraConfig": "tsumugu.adapters.config",
     "Recipe": "tsumugu.training.recipe",
+    "Tuning": "tsumugu.tuning.recipe",
     "TensorFormat": "tsumugu.core.tensors",
     "TsumuguError": "tsumugu.core.errors",
     "add_adapter": "tsumugu.adapters.adapt",
     "convert_tensor": "tsumugu.core.tensors",
     "evaluate": "tsumugu.evaluation.evaluate",
     "export": "tsumugu.export.write",
+    "finetune": "tsumugu.tuning.finetune",
     "generate": "tsumugu.generation.generate",
     "load_adapter": "tsumugu.adapters.files",
     "load_examples": "tsumugu.data.labelled.load",

@@ -31,6 +31,7 @@ VERBS = {
     "compare": ("tsumugu.cli.compare:compare", "Rank what was evaluated, and tell differences from chance."),
     "plan": ("tsumugu.cli.plan:plan", "Say what a training run takes: memory, time, cost, a layout, how much text."),
     "pretrain": ("tsumugu.cli.pretrain:pretrain", "Pre-train a model on raw text, as a recipe says."),
+    "finetune": ("tsumugu.cli.finetune:finetune", "Tune a pre-trained model for a task, with labelled examples."),
     "resume": ("tsumugu.cli.pretrain:resume", "Go on with a run that was stopped or killed."),
     "runs": ("tsumugu.cli.runs:app", "List training runs, show one, compare several."),
     "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),

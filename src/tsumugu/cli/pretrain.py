@@ -42,13 +42,13 @@ def pretrain(
         raise InputError("no recipe is named", where="--config", mend="give a YAML file, or a name of --list")
     from tsumugu.training.recipe import Recipe
 
-    recipe = Recipe.from_yaml(config, _pairs(overrides))
+    recipe = Recipe.from_yaml(config, pairs(overrides))
     if show:
         print(recipe.to_yaml(), end="")
         return
     from tsumugu.training.pretrain import train
 
-    _leave(train(recipe, output, resume=resume, quiet=quiet))
+    leave(train(recipe, output, resume=resume, quiet=quiet))
 
 
 def resume(
@@ -67,13 +67,22 @@ def resume(
     run
         The name of a run, or the path of its folder.
     """
+    from tsumugu.training.recipe import read_yaml
+    from tsumugu.training.runs import RECIPE, find_run
+
+    place, changes = find_run(run, folder or Path("runs")), pairs(overrides)
+    if (place / RECIPE).is_file() and "task" in read_yaml(place / RECIPE):
+        from tsumugu.cli.finetune import say
+        from tsumugu.tuning.finetune import resume as tune_on
+
+        say(tune_on(place, changes, quiet=quiet), quiet=quiet)
+        return
     from tsumugu.training.pretrain import resume as go_on
-    from tsumugu.training.runs import find_run
 
-    _leave(go_on(find_run(run, folder or Path("runs")), _pairs(overrides), quiet=quiet))
+    leave(go_on(place, changes, quiet=quiet))
 
 
-def _pairs(words: tuple[str, ...]) -> dict[str, str]:
+def pairs(words: tuple[str, ...]) -> dict[str, str]:
     """`--section.key value` and `--section.key=value` by key."""
     found: dict[str, str] = {}
     rest = [*words]
@@ -93,7 +102,7 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _leave(result: Result) -> None:
+def leave(result: Result) -> None:
     """Say how to go on; the exit code of a signal is 128 and its number."""
     if result.reason in ("stopped", "budget") and os.environ.get("RANK", "0") == "0":
         print(f"saved; go on with: tsumugu resume {result.folder}", file=sys.stderr)

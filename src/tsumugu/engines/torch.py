@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ def load_model(
     device: str | torch.device = "cpu",
     *,
     task: str | None = None,
+    labels: Sequence[str] | None = None,
+    config: Mapping[str, Any] | None = None,
     strict: bool = True,
     adapter: str | Path | None = None,
     progress: Progress | None = None,
@@ -58,6 +60,8 @@ def load_model(
         dtype: float32, float16, bfloat16, float64, or auto.
         device: where the weights go.
         task: a head (`causal-lm`, `sequence-classification`…) or a pipeline's task; config.json's own when left out.
+        labels: what a classifier tells apart, in the order of its outputs; config.json's own when left out.
+        config: hyperparameters by our names that count more than config.json's, such as a dropout.
         adapter: a folder with an adapter in PEFT's layout, which becomes active. A source that is such a folder itself
             is loaded with the model that it names.
         progress: watches the download of a model that is not in the cache yet.
@@ -72,12 +76,16 @@ def load_model(
     where = _device(device)
     source, added = with_adapter(source, adapter, progress=progress)
     checkpoint = open_checkpoint(resolve(source, progress=progress).path)
-    family, config, head, keymap = recognise(checkpoint, task or (None if added is None else head_of(added)))
+    family, values, head, keymap = recognise(checkpoint, task or (None if added is None else head_of(added)))
     brought: set[str] = set()
     if added is not None:
-        config, brought = fitted(added, family, config, head)
+        values, brought = fitted(added, family, values, head)
+    changes = {**(config or {}), **({} if labels is None else {"labels": tuple(labels)})}
+    if changes:
+        values = values.replace(**changes)
+        keymap = family.keymap(values, head)
     with torch.device("meta"):
-        model = family.build(config, head)
+        model = family.build(values, head)
     wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}
     plan = keymap.plan(checkpoint.tensors, wanted)
     report = plan.report.without(brought)

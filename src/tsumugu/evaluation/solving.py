@@ -23,7 +23,7 @@ TASKS_OF = {
     "similarity": ("sentence-similarity", "text-classification"),
     "token-classification": ("token-classification",),
     "question-answering": ("question-answering",),
-    "multiple-choice": ("multiple-choice", "sentence-similarity"),
+    "multiple-choice": ("multiple-choice", "text-ranking", "sentence-similarity"),
     "text-to-text": ("text2text-generation", "summarization", "translation", "text-generation", "chat"),
 }
 """The tasks that solve each kind of data, the usual one first."""
@@ -122,6 +122,11 @@ def _compare(task: Task, rows: Sequence[Any], examples: Examples, options: dict[
         for answer in task(asked, **options):
             yield Prediction(int(answer["label"]), float(answer["score"]))
         return
+    if task.name == "text-ranking":
+        for row in rows:
+            ranked = task({"query": " ".join(row.texts), "texts": list(row.choices)}, **options)
+            yield Prediction(int(ranked[0]["index"]), float(ranked[0]["score"]))
+        return
     pairs = [(" ".join(row.texts), choice) for row in rows for choice in row.choices]
     scores = iter(task(pairs, **options))
     for row in rows:
@@ -157,6 +162,7 @@ _CALLS: dict[str, Callable[[Any, Sequence[Any], Examples, dict[str, Any]], Itera
     "zero-shot-classification": _zero_shot,
     "sentence-similarity": _compare,
     "multiple-choice": _compare,
+    "text-ranking": _compare,
     "token-classification": _tag,
     "question-answering": _answer,
     "text2text-generation": _write,

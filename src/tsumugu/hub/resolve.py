@@ -92,7 +92,22 @@ def _resolve(source: str | Path, progress: Progress, *, force: bool, accept_lice
 def _existing(source: str | Path) -> Path | None:
     try:
         path = Path(source).expanduser()
-        return path if path.exists() else None
+        return _of_run(path) if path.exists() else None
     except (OSError, RuntimeError, ValueError):
         # A NUL, a name too long for the file system, a folder that may not be entered, a `~user` that does not exist.
         return None
+
+
+def _of_run(path: Path) -> Path:
+    """The model in a run's folder: the one it left at its end, else its best or last checkpoint; others as they are."""
+    if (path / "config.json").is_file() or not (path / "recipe.yaml").is_file():
+        return path
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    for name in ("best", "last"):
+        pointer = path / name
+        if pointer.is_file():
+            found = path / "checkpoints" / Path(pointer.read_text("utf-8", "replace").strip()).name
+            if (found / "config.json").is_file():
+                return found
+    return path

@@ -39,19 +39,31 @@ class Batch:
     bytes: int
 
 
-class Objective(Protocol):
+class Losses(Protocol):
+    """What a model is asked for, as the training loop sees it.
+
+    Attributes:
+        weights: the share of each loss in the whole; the first is the main one.
+    """
+
+    weights: Mapping[str, float]
+
+    def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of each loss over the batch, scalars with their gradients, by the names in `counts`."""
+        ...
+
+
+class Objective(Losses, Protocol):
     """How a model learns from text without labels.
 
     Attributes:
         name: its name in the registry.
         head: the head that the model needs, a key of `tsumugu.models.base.HEADS`.
-        weights: the share of each loss in the whole; the first is the main one.
         slots: the places it needs beside the tokens.
     """
 
     name: str
     head: str
-    weights: Mapping[str, float]
     slots: SlotRule
 
     def length(self, context: int) -> int:
@@ -60,10 +72,6 @@ class Objective(Protocol):
 
     def batch(self, rows: Sequence[Row], random: Sequence[np.random.Generator]) -> Batch:
         """Arrays from rows; all chance is drawn from each row's own generator, so that no row depends on another."""
-        ...
-
-    def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sum of each loss over the batch, scalars with their gradients, by the names in `counts`."""
         ...
 
 

@@ -46,7 +46,7 @@ class State:
         rollbacks: how many there were.
         tokens: real tokens read.
         seconds: of training.
-        best_loss, best_step: the best evaluation.
+        best_loss, best_score, best_step: the best evaluation.
         stale: evaluations since then.
         mean, deviation: running averages of the loss and of how far it strays, to tell a spike.
         high: how many steps running the loss stood out.
@@ -58,11 +58,18 @@ class State:
     tokens: int = 0
     seconds: float = 0.0
     best_loss: float | None = None
+    best_score: float | None = None
     best_step: int | None = None
     stale: int = 0
     mean: float | None = None
     deviation: float = 0.0
     high: int = 0
+
+    def improved(self, loss: float, score: float | None, least: float) -> bool:
+        """Whether an evaluation is better than the best so far by more than `least`: by its score, else by its loss."""
+        if score is not None and self.best_score is not None and score != self.best_score:
+            return score > self.best_score + least
+        return self.best_loss is None or loss < self.best_loss - (0.0 if score is not None else least)
 
     @classmethod
     def read(cls, checkpoint: Path) -> State:

@@ -21,7 +21,7 @@ import torch
 from tsumugu.core.errors import TsumuguError
 from tsumugu.corpus.chance import mix
 from tsumugu.models.base import Model
-from tsumugu.objectives.base import Batch, Objective
+from tsumugu.objectives.base import Batch, Losses
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.training.checkpointing import Checkpoints, State
 from tsumugu.training.distributed import World
@@ -48,7 +48,7 @@ class Result:
         steps, tokens, seconds: so far.
         loss: of the last step; None where there was none.
         evaluation: what was measured last; empty where nothing was.
-        best_loss, best_step: the best evaluation.
+        best_loss, best_score, best_step: the best evaluation; the score is the first metric's, where there is one.
     """
 
     folder: Path
@@ -60,6 +60,7 @@ class Result:
     loss: float | None
     evaluation: Mapping[str, Any]
     best_loss: float | None
+    best_score: float | None
     best_step: int | None
 
 
@@ -79,12 +80,14 @@ class Trainer:
         tokenizer: saved with the checkpoints, and for samples.
         about: more values of the start event.
         sample: writes a text after a prompt, or None.
+        score: how well the model solves its task by each metric, when what is held back is measured. The first metric
+            then decides which evaluation is the best, and the loss only where that is equal; higher is better.
     """
 
     def __init__(
         self,
         model: Model,
-        objective: Objective,
+        objective: Losses,
         feed: Feed,
         settings: Settings,
         *,
@@ -96,11 +99,12 @@ class Trainer:
         tokenizer: Tokenizer | None = None,
         about: Mapping[str, Any] | None = None,
         sample: Callable[[Model, str, int], str] | None = None,
+        score: Callable[[Model], Mapping[str, float]] | None = None,
     ) -> None:
         train = settings.train
         self.model, self.objective, self.feed, self.settings = model, objective, feed, settings
         self.steps, self.folder, self.world, self.stream = steps, folder, world, stream
-        self._held_back, self._about, self._sample = held_back, dict(about or {}), sample
+        self._held_back, self._about, self._sample, self._score = held_back, dict(about or {}), sample, score
         self._autocast = autocast_for(train.precision, world.device)
         if train.recompute:
             recompute_layers(model)
@@ -197,6 +201,7 @@ class Trainer:
             loss=self._loss,
             evaluation={key: each for key, each in self._evaluation.items() if key != "step"},
             best_loss=state.best_loss,
+            best_score=state.best_score,
             best_step=state.best_step,
         )
 
@@ -314,6 +319,8 @@ class Trainer:
         began, state, section = time.perf_counter(), self.state, self.settings.evaluation
         with self._evaluating():
             values = self._measured()
+            if self._score is not None:
+                values["scores"] = self.world.broadcast(dict(self._score(self.model)))
         values["seconds"] = time.perf_counter() - began
         self._evaluation = {**values, "step": state.step}
         if "loss" in values:
@@ -322,8 +329,9 @@ class Trainer:
         loss = values.get("loss")
         if loss is None:
             return False
-        if state.best_loss is None or loss < state.best_loss - section.min_delta:
-            state.best_loss, state.best_step, state.stale = loss, state.step, 0
+        score = next(iter(values.get("scores", {}).values()), None)
+        if state.improved(loss, score, section.min_delta):
+            state.best_loss, state.best_score, state.best_step, state.stale = loss, score, state.step, 0
             if self.settings.checkpoints.best:
                 self._save("best")
         else:

@@ -5,18 +5,13 @@ The recipe is written into that folder first; a run that was killed at any momen
 
 from __future__ import annotations
 
-import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tsumugu.anatomy.card import About, write_card
+from tsumugu.anatomy.card import About
 from tsumugu.anatomy.distribution import corpus_source
-from tsumugu.core.errors import ConfigError, InputError, TsumuguError
+from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import FAMILIES, OBJECTIVES
 from tsumugu.corpus.loader import Loader, Mixture, Rows
 from tsumugu.corpus.shards import Corpus
@@ -26,23 +21,20 @@ from tsumugu.objectives.base import Batch, Objective
 from tsumugu.objectives.vocabulary import vocabulary_of
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.training.checkpointing import BEST, LAST, find_checkpoint
-from tsumugu.training.console import Console
 from tsumugu.training.distributed import World
-from tsumugu.training.events import LOG, JsonLines, Sink, Stream
+from tsumugu.training.events import Stream
 from tsumugu.training.feed import RowFeed, held_back, share
 from tsumugu.training.flops import flops_per_token
 from tsumugu.training.hardware import measure_machine
 from tsumugu.training.initialization import initialize
+from tsumugu.training.launch import RUNS, begin, describe, go, opened
 from tsumugu.training.loop import Result, Trainer
 from tsumugu.training.outline import from_section
-from tsumugu.training.plots import Plots
-from tsumugu.training.recipe import Recipe, write_recipe
+from tsumugu.training.recipe import Recipe
 from tsumugu.training.run_data import keep_environment, open_corpora, prepare_text
-from tsumugu.training.runs import RECIPE, hold_run, is_run
+from tsumugu.training.runs import RECIPE
 from tsumugu.training.sample import write_sample
-from tsumugu.training.tensorboard import FOLDER, TensorBoard
 
-RUNS = Path("runs")
 CONTEXT = 256
 """How many positions a model reads where neither it nor the recipe says so."""
 DAY = 86400.0
@@ -74,21 +66,8 @@ def train(
     elif not isinstance(recipe, Recipe):
         recipe = Recipe.from_yaml(recipe)
     place = RUNS / recipe.name if folder is None else Path(folder)
-    with World.open(tensor=recipe.parallel.tensor) as world:
-        # Rank 0 looks before it makes the folder, and tells; torchrun counts restarts on each machine for itself.
-        (restarts,) = world.sum([world.restarts])
-        if world.broadcast(is_run(place)) and not (resume or restarts):
-            raise InputError(
-                "there is a run in this folder", where=str(place), mend="tsumugu resume it, or name another --output"
-            )
-        fresh = world.main and not place.exists()
-        try:
-            return _work(recipe, place, world, quiet=quiet)
-        except TsumuguError:
-            # What never began leaves nothing behind, so that a mended recipe finds no run; half-prepared text stays.
-            if fresh and place.is_dir() and not (place / LOG).exists() and not any(place.glob(".*.preparing")):
-                shutil.rmtree(place)
-            raise
+    chosen = recipe
+    return begin(recipe, place, lambda world: _work(chosen, place, world, quiet=quiet), resume=resume)
 
 
 def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, quiet: bool = False) -> Result:
@@ -115,47 +94,25 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
 
 
 def _work(recipe: Recipe, folder: Path, world: World, *, quiet: bool) -> Result:
-    devices = [] if world.device.type == "cpu" else [world.device]
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))  # the caller's own chance is left alone
+    with opened(recipe, folder, world):
         if world.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold_run(folder))
-            for left in folder.glob(".*.partial"):  # of a process that was killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            write_recipe(recipe, folder / RECIPE)
             prepare_text(recipe, folder, quiet=quiet)
         world.barrier(patience=DAY)
         corpora, tokenizer = open_corpora(recipe, folder)
         if world.main:
-            keep_environment(folder, corpora)
-        trainer, sinks = _trainer(recipe, folder, world, corpora, tokenizer)
-        trainer.resume()
-        if world.main:
-            trainer.stream.sinks += [JsonLines(folder / LOG), *sinks, Console(quiet=quiet)]
-            stack.callback(trainer.stream.close)
-        result = trainer.run()
+            sources = [source for each in corpora for source in each.sources]
+            keep_environment(folder, [each.checksum for each in corpora], sources)
+        result = go(_trainer(recipe, folder, world, corpora, tokenizer), quiet=quiet)
         if world.main and result.reason in ("done", "early"):
-            _describe(folder, corpora)
+            folders = {find_checkpoint(folder, name) for name in (BEST, LAST)}
+            describe(folders, [corpus_source(each) for each in corpora], About(name=folder.name))
         return result
-
-
-def _describe(folder: Path, corpora: Sequence[Corpus]) -> None:
-    """A model card and an anatomy beside the best and the last weights. One that cannot be written spoils no run."""
-    sources = {"sources": [corpus_source(each) for each in corpora]}
-    try:
-        for each in {find_checkpoint(folder, name) for name in (BEST, LAST)}:
-            write_card(each, About(name=folder.name), dataset=sources)
-    except (OSError, TsumuguError) as error:
-        warnings.warn(f"no model card was written: {error}", stacklevel=2)
 
 
 # Model, objective and data
 
 
-def _trainer(
-    recipe: Recipe, folder: Path, world: World, corpora: Sequence[Corpus], tokenizer: Tokenizer
-) -> tuple[Trainer, list[Sink]]:
+def _trainer(recipe: Recipe, folder: Path, world: World, corpora: Sequence[Corpus], tokenizer: Tokenizer) -> Trainer:
     train, data = recipe.train, recipe.data
     options = {key: value for key, value in recipe.objective.items() if key != "name"}
     kind = OBJECTIVES[recipe.objective["name"]].from_dict(options, where="objective")
@@ -203,9 +160,6 @@ def _trainer(
             model, tokenizer, prompt, new_tokens=section.new_tokens, temperature=section.temperature, seed=seed
         )
 
-    sinks: list[Sink] = [Plots(folder)] if world.main else []
-    if recipe.tensorboard and world.main:
-        sinks.append(TensorBoard(folder / FOLDER))
     about = {
         "family": model.family.name,
         "objective": objective.name,
@@ -217,7 +171,7 @@ def _trainer(
         "ranks": world.size,
         "epochs": feed.epoch(steps),
     }
-    trainer = Trainer(
+    return Trainer(
         model,
         objective,
         feed,
@@ -231,7 +185,6 @@ def _trainer(
         about=about,
         sample=sample if writes else None,
     )
-    return trainer, sinks
 
 
 def _model(recipe: Recipe, tokenizer: Tokenizer, vocab_size: int, head: str) -> tuple[Model, int]:

@@ -250,9 +250,7 @@ class Settings(Config):
         cls, values: Mapping[str, Any], overrides: Mapping[str, str] | None = None, *, where: str = "recipe"
     ) -> Self:
         """From nested plain values and dotted overrides; one value stands for a list of one."""
-        merged = _copied(values)
-        for key, text in (overrides or {}).items():
-            _put(merged, key, _value(text, key))
+        merged = with_overrides(values, {key: _value(text, key) for key, text in (overrides or {}).items()})
         return cls.from_dict(_listed(cls, merged), where=where)
 
 
@@ -335,6 +333,18 @@ _Loader.yaml_implicit_resolvers = {key: list(each) for key, each in yaml.SafeLoa
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
 )
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with some replaced, by dotted keys.
+
+    Raises:
+        ConfigError: a key leads into a value that is no section.
+    """
+    merged: dict[str, Any] = _copied(values)
+    for key, value in overrides.items():
+        _put(merged, key, value)
+    return merged
 
 
 def _value(text: str, key: str) -> Any:

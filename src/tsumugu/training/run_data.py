@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -170,20 +170,24 @@ def open_corpora(recipe: Recipe, folder: Path) -> tuple[list[Corpus], Tokenizer]
     return corpora, tokenizer
 
 
-def keep_environment(folder: Path, corpora: Sequence[Corpus]) -> None:
+def keep_environment(folder: Path, checksums: Sequence[str], sources: Sequence[Mapping[str, Any]]) -> None:
     """Write down where and with what the run works, once; later its data must be the same.
+
+    Args:
+        folder: the run's.
+        checksums: of its data.
+        sources: where they came from.
 
     Raises:
         InputError: the data have changed since the run began.
     """
     path = folder / ENVIRONMENT
-    checksums = [each.checksum for each in corpora]
     if path.is_file():
         try:
             known = json.loads(path.read_text("utf-8")).get("data")
         except (ValueError, AttributeError):
             known = None
-        if known is not None and known != checksums:
+        if known is not None and known != list(checksums):
             raise InputError(
                 "the data are not those that the run began with", where=str(folder), mend="begin another run"
             )
@@ -199,8 +203,8 @@ def keep_environment(folder: Path, corpora: Sequence[Corpus]) -> None:
         "cuda": torch.version.cuda,
         "packages": {name: importlib.metadata.version(name) for name in names},
         "commit": _commit(),
-        "data": checksums,
-        "sources": [source for each in corpora for source in each.sources],
+        "data": list(checksums),
+        "sources": list(sources),
     }
     with new_file(path) as partial:
         partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from tsumugu.blocks.layer import Layer
 from tsumugu.models.base import Model
-from tsumugu.objectives.base import Batch, Objective
+from tsumugu.objectives.base import Batch, Losses
 
 
 class Step(nn.Module):
     """Model and objective as one, as data parallelism wants them."""
 
-    def __init__(self, model: Model, objective: Objective) -> None:
+    def __init__(self, model: Model, objective: Losses) -> None:
         super().__init__()
         self.model, self._objective = model, objective
 

@@ -1,0 +1,95 @@
+"""How a run begins and ends, whatever is trained: its folder held, the recipe written into it, its cards at the end."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsumugu.anatomy.card import About, write_card
+from tsumugu.core.errors import InputError, TsumuguError
+from tsumugu.training.console import Console
+from tsumugu.training.distributed import World
+from tsumugu.training.events import LOG, JsonLines, Sink
+from tsumugu.training.loop import Result, Trainer
+from tsumugu.training.plots import Plots
+from tsumugu.training.recipe import Settings, write_recipe
+from tsumugu.training.runs import RECIPE, hold_run, is_run
+from tsumugu.training.tensorboard import FOLDER, TensorBoard
+
+RUNS = Path("runs")
+"""Where runs go when nothing is said."""
+
+
+def begin(settings: Settings, folder: Path, work: Callable[[World], Result], *, resume: bool) -> Result:
+    """Do the work of a new run; what never began leaves nothing behind.
+
+    Args:
+        settings: its recipe.
+        folder: the run's.
+        work: all of it.
+        resume: go on with the run that is there already. Ranks that torchrun started anew do so in any case.
+
+    Raises:
+        InputError: there is a run in the folder already.
+    """
+    with World.open(tensor=settings.parallel.tensor) as world:
+        # Rank 0 looks before it makes the folder, and tells; torchrun counts restarts on each machine for itself.
+        (restarts,) = world.sum([world.restarts])
+        if world.broadcast(is_run(folder)) and not (resume or restarts):
+            raise InputError(
+                "there is a run in this folder", where=str(folder), mend="tsumugu resume it, or name another --output"
+            )
+        fresh = world.main and not folder.exists()
+        try:
+            return work(world)
+        except TsumuguError:
+            # So that a mended recipe finds no run; half-prepared text stays.
+            if fresh and folder.is_dir() and not (folder / LOG).exists() and not any(folder.glob(".*.preparing")):
+                shutil.rmtree(folder)
+            raise
+
+
+@contextmanager
+def opened(settings: Settings, folder: Path, world: World) -> Iterator[None]:
+    """The run's folder, held by this process, with the recipe in it; the caller's own chance is left alone."""
+    devices = [] if world.device.type == "cpu" else [world.device]
+    with torch.random.fork_rng(devices):
+        if not world.main:
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_run(folder):
+            for left in folder.glob(".*.partial"):  # of a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            write_recipe(settings, folder / RECIPE)
+            yield
+
+
+def go(trainer: Trainer, *, quiet: bool) -> Result:
+    """Train, from the newest checkpoint on if there is one, telling the log, the console, the plots."""
+    trainer.resume()
+    if trainer.world.main:
+        folder = trainer.folder
+        sinks: list[Sink] = [JsonLines(folder / LOG), Plots(folder), Console(quiet=quiet)]
+        if trainer.settings.tensorboard:
+            sinks.insert(2, TensorBoard(folder / FOLDER))
+        trainer.stream.sinks += sinks
+    try:
+        return trainer.run()
+    finally:
+        trainer.stream.close()
+
+
+def describe(folders: Iterable[Path], sources: Sequence[Mapping[str, Any]], about: About) -> None:
+    """A model card and an anatomy beside weights of a run. One that cannot be written spoils no run."""
+    try:
+        for each in folders:
+            write_card(each, about, dataset={"sources": [*sources]})
+    except (OSError, TsumuguError) as error:
+        warnings.warn(f"no model card was written: {error}", stacklevel=2)

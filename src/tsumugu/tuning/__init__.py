@@ -1,0 +1,1 @@
+"""Fine-tuning: a task's examples teach a pre-trained model, on the one training loop."""

@@ -1,0 +1,127 @@
+"""What a task asks of a model that is tuned for it: examples in, rows with answers out, and the sums of losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tsumugu.data.labelled.examples import Examples
+from tsumugu.objectives.base import Batch
+from tsumugu.tasks.batching import padded
+from tsumugu.text.tokenizer import Tokenizer
+from tsumugu.tuning.recipe import DataSection, LossSection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tsumugu.models.base import Model
+
+LONGEST = 512
+"""Tokens of a text at most where the model would read more and nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is computed for an example, or for a piece of one.
+
+    Attributes:
+        ids: `[time]`, the tokens.
+        answer: what is right, in the form that the objective's `answers` takes.
+        types: `[time]`, which of two texts each token is from; None where the model does not ask.
+    """
+
+    ids: Sequence[int]
+    answer: Any
+    types: Sequence[int] | None = None
+
+
+class TaskObjective(ABC):
+    """How a task is learnt from labelled examples.
+
+    Args:
+        model: with the task's head.
+        tokenizer: its own.
+        data: the recipe's section: lengths.
+        loss: the recipe's section: what is asked.
+
+    Attributes:
+        name: of the task, as the loop tells it.
+        kind: of the examples.
+        head: that the model needs, a key of `tsumugu.models.base.HEADS`.
+        solver: the task of a pipeline that the tuned model solves.
+        term: the name of its loss.
+        weights: the share of each loss in the whole: this one is all.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    head: ClassVar[str]
+    solver: ClassVar[str]
+    term: ClassVar[str] = "label"
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:
+        self.tokenizer, self.data, self.loss = tokenizer, data, loss
+        self.weights: Mapping[str, float] = {self.term: 1.0}
+        self.labels: tuple[str, ...] = tuple(getattr(model.config, "labels", ()))
+        reads = int(getattr(model, "longest", model.config.max_positions))
+        reads = min(reads, tokenizer.model_max_length or reads)
+        self.max_length = min(data.max_length or LONGEST, reads)
+        self.pad = next((each for each in (tokenizer.pad_token_id, model.config.pad_token_id) if each is not None), 0)
+        self._typed = getattr(model.config, "num_segments", 1) > 1
+
+    @classmethod
+    def outputs(cls, examples: Examples) -> tuple[str, ...] | None:
+        """The labels of the model's outputs, for a head that has any."""
+        return None if examples.labels is None else tuple(examples.labels)
+
+    @classmethod
+    def usage(cls) -> dict[str, Any]:
+        """What the model's config.json says about how it is meant."""
+        return {}
+
+    def begin(self, model: Model, examples: Examples) -> None:  # noqa: B027  (most have nothing to prepare)
+        """Prepare what depends on the examples of training."""
+
+    @abstractmethod
+    def rows(self, examples: Examples) -> list[Row]:
+        """What is computed for examples; at least one row for each."""
+
+    @abstractmethod
+    def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """The answers of some rows as arrays, padded to `width` tokens, and how many terms each loss sums."""
+
+    @abstractmethod
+    def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of each loss over a batch, under the name `term`."""
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Arrays from rows."""
+        ids = padded([row.ids for row in rows], self.pad)
+        inputs, tokens = {"input_ids": ids}, sum(len(row.ids) for row in rows)
+        if tokens < ids.size:
+            inputs["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
+        if rows[0].types is not None:
+            inputs["token_type_ids"] = padded([row.types or () for row in rows], 0)
+        answers, counts = self.answers(rows, ids.shape[1])
+        return Batch(inputs | answers, counts, tokens=tokens, padding=ids.size - tokens, bytes=0)
+
+    def encode(self, first: Sequence[str], second: Sequence[str] | None = None, **options: Any) -> Any:
+        """Texts or pairs of them, cut to `max_length`."""
+        options = {"truncation": True, "max_length": self.max_length, **options}
+        return self.tokenizer(list(first), None if second is None else list(second), **options)
+
+    def types(self, encoded: Any) -> Sequence[Sequence[int] | None]:
+        """Which text each token is from, for models that ask."""
+        if self._typed and "token_type_ids" in encoded:
+            found: Sequence[Sequence[int]] = encoded["token_type_ids"]
+            return found
+        return [None] * len(encoded["input_ids"])
+
+
+def body(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a batch, what the network reads."""
+    return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in inputs}

@@ -1,0 +1,87 @@
+"""The micro-batches of each step out of labelled rows, as a pure function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tsumugu.core.errors import ConfigError
+from tsumugu.corpus.chance import generators
+from tsumugu.objectives.base import Batch
+from tsumugu.tuning.base import Row
+
+WINDOW = 50
+"""Batches whose rows are sorted by length together: enough that little is padding, few enough that batches vary."""
+
+
+class ExampleFeed:
+    """All rows once an epoch, in an order of its own, in steps of nearly equal size.
+
+    With `by_length`, rows of like length share a step: the shuffled rows are sorted within windows of `WINDOW` steps,
+    and the steps of the epoch are shuffled again.
+
+    Args:
+        rows: what is learnt.
+        make: a batch of some rows.
+        batch: rows of a step at most; an epoch is cut into steps that differ by one row.
+        micro_batch: rows that are computed at once at most; all of a rank's share when None.
+        parts: how many ranks take part.
+        seed: of the orders.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        make: Callable[[Sequence[Row]], Batch],
+        *,
+        batch: int,
+        micro_batch: int | None,
+        parts: int,
+        seed: int,
+        by_length: bool = True,
+    ) -> None:
+        self._rows, self._make, self._seed = rows, make, seed
+        self.steps_per_epoch = -(-len(rows) // batch)
+        least = len(rows) // self.steps_per_epoch
+        most = -(-len(rows) // self.steps_per_epoch)
+        # As many micro-batches on each rank, none of them empty.
+        self._cuts = min(parts * -(-most // (parts * (micro_batch or most))), least // parts * parts)
+        if self._cuts < parts:
+            raise ConfigError(f"a step of {least} rows cannot be dealt to {parts} ranks", where="train.batch")
+        self._window = WINDOW * batch if by_length else None
+        self._lengths = np.array([len(row.ids) for row in rows])
+        self._known: tuple[int, list[np.ndarray]] | None = None
+
+    def batches(self, step: int, part: int, parts: int) -> list[Batch]:
+        """See `tsumugu.training.feed.Feed`."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        rows = self._order(epoch)[place]
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        pieces = np.array_split(rows, self._cuts)[part::parts]
+        return [self._make([self._rows[row] for row in piece]) for piece in pieces]
+
+    def epoch(self, step: int) -> float:
+        """See `tsumugu.training.feed.Feed`."""
+        return step / self.steps_per_epoch
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each step of an epoch."""
+        if self._known is None or self._known[0] != epoch:
+            (random,) = generators(self._seed, [epoch])
+            order = random.permutation(len(self._rows))
+            if self._window is not None:
+                windows = [order[at : at + self._window] for at in range(0, len(order), self._window)]
+                order = np.concatenate([each[np.argsort(self._lengths[each], kind="stable")] for each in windows])
+            steps = np.array_split(order, self.steps_per_epoch)
+            if self._window is not None:
+                steps = [steps[at] for at in random.permutation(len(steps))]
+            self._known = epoch, steps
+        return self._known[1]
+
+
+def held_back(rows: Sequence[Row], make: Callable[[Sequence[Row]], Batch], *, micro_batch: int) -> Iterator[Batch]:
+    """The rows in micro-batches by length, the same whenever it is asked for."""
+    order = np.argsort([len(row.ids) for row in rows], kind="stable")
+    for at in range(0, len(order), micro_batch):
+        yield make([rows[row] for row in order[at : at + micro_batch]])

@@ -1,0 +1,339 @@
+"""Fine-tuning: a pre-trained model and labelled examples become a model for a task, in a folder of its own.
+
+A run's folder holds what a run of pre-training holds, and at the end `model/`, the best weights as the reference
+library loads them, and `test/`, how well they solve examples that played no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsumugu.anatomy.card import About
+from tsumugu.anatomy.card import Result as CardResult
+from tsumugu.checkpoints.load import load_tokenizer
+from tsumugu.core.errors import ConfigError, InputError
+from tsumugu.corpus.chance import generators
+from tsumugu.data.labelled.examples import Examples
+from tsumugu.data.labelled.load import load_examples, load_splits
+from tsumugu.engines.torch import load_model
+from tsumugu.evaluation.evaluate import Evaluation, evaluate
+from tsumugu.evaluation.scoring import PRIMARY, Item, Scoring, score
+from tsumugu.evaluation.solving import solve
+from tsumugu.models.base import Model
+from tsumugu.objectives.base import Batch
+from tsumugu.tasks.pipeline import pipeline
+from tsumugu.training.checkpointing import BEST, LAST, find_checkpoint
+from tsumugu.training.distributed import World
+from tsumugu.training.events import Stream
+from tsumugu.training.launch import RUNS, begin, describe, go, opened
+from tsumugu.training.loop import Result, Trainer
+from tsumugu.training.optimizers import HEADS
+from tsumugu.training.run_data import keep_environment
+from tsumugu.training.runs import RECIPE
+from tsumugu.tuning.base import TaskObjective
+from tsumugu.tuning.feed import ExampleFeed, held_back
+from tsumugu.tuning.objectives import find_objective
+from tsumugu.tuning.recipe import EPOCHS, Tuning
+
+MODEL, TEST = "model", "test"
+"""What a run leaves at its end: the model, and what it scores on the test split."""
+SPLIT = 7
+"""The purpose of what is drawn to split examples."""
+TRAINING = "training"
+"""The folder of a checkpoint that training alone reads."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a run.
+
+    Attributes:
+        train: what is learnt.
+        validation: what chooses the best checkpoint.
+        test: what is scored at the end, if there is anything.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples | None
+
+    @property
+    def checksums(self) -> list[str]:
+        """Of each split, by what is in it."""
+        found = []
+        for part in (self.train, self.validation, self.test):
+            digest = hashlib.sha256()
+            for row in part or ():
+                digest.update(repr((row.id, row.texts, row.answer)).encode("utf-8", "surrogatepass"))
+            found.append(digest.hexdigest())
+        return found
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of a run.
+
+    Attributes:
+        result: of the training loop.
+        model: the folder of the best weights; None where the run was stopped before its end.
+        test: how they solve the test split, where there is one.
+    """
+
+    result: Result
+    model: Path | None = None
+    test: Evaluation | None = None
+
+
+def finetune(
+    recipe: Tuning | str | Path | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Tuned:
+    """Tune a model for a task as a recipe says. Under torchrun, all ranks call this alike.
+
+    Args:
+        recipe: a `Tuning`, a YAML file, or plain values: at least `task`, `model.source` and `data.source`.
+        folder: the run's; `runs/NAME` when left out.
+        resume: go on with the run that is there already.
+        quiet: show only warnings.
+
+    Raises:
+        ConfigError: the recipe does not fit together.
+        InputError: there is a run in the folder already, or the data cannot be used; row and column are named.
+        TsumuguError: training failed; see `Trainer.run`.
+    """
+    if isinstance(recipe, Mapping):
+        recipe = Tuning.from_values(recipe)
+    elif not isinstance(recipe, Tuning):
+        recipe = Tuning.from_yaml(recipe)
+    place = RUNS / recipe.name if folder is None else Path(folder)
+    chosen, tuned = recipe, []
+
+    def work(world: World) -> Result:
+        tuned.append(_work(chosen, place, world, quiet=quiet))
+        return tuned[0].result
+
+    begin(recipe, place, work, resume=resume)
+    return tuned[0]
+
+
+def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, quiet: bool = False) -> Tuned:
+    """Go on with a run from its newest checkpoint, or from its beginning where there is none.
+
+    Args:
+        folder: the run's.
+        overrides: values by dotted key that replace the recipe's, such as `train.epochs`. What makes the run what it
+            is (task, model, data, loss, optimizer) cannot change.
+
+    Raises:
+        InputError: there is no run in the folder, or its data are no longer the same.
+        ConfigError: an override is not legal.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).is_file():
+        raise InputError("there is no run to resume here", where=str(folder), mend="see tsumugu runs")
+    recipe = Tuning.from_yaml(folder / RECIPE, overrides)
+    for key in overrides or {}:
+        if key.partition(".")[0] in Tuning.FIXED:
+            raise ConfigError("this cannot change in a run that has begun", where=key, mend="begin another run")
+    with World.open(tensor=recipe.parallel.tensor) as world:
+        return _work(recipe, folder, world, quiet=quiet)
+
+
+def read_splits(recipe: Tuning, kind: str) -> Splits:
+    """The examples of a recipe, each row checked; all have the labels of training.
+
+    Raises:
+        InputError: they cannot be read, or there are none to learn from.
+    """
+    data = recipe.data
+    options: dict[str, Any] = {
+        "format": data.format,
+        "columns": data.columns or None,
+        "on_problem": "skip" if data.skip else "raise",
+    }
+    labels: Sequence[str] | None = data.labels or None
+    if Path(data.source).is_file():
+        found = {"train": load_examples(data.source, kind, labels=labels, **options)}
+    else:
+        found = load_splits(data.source, kind, labels=labels, **options)
+    if "train" not in found:
+        raise InputError("there is no split of training", where=data.source, mend="name a file train.jsonl, or a file")
+    train = found["train"]
+    labels = None if train.labels is None else tuple(train.labels)
+    for split, path in (("validation", data.validation), ("test", data.test)):
+        if path is not None:
+            found[split] = load_examples(path, kind, labels=labels, **options)
+    (random,) = generators(recipe.train.seed, [0], purpose=SPLIT)
+    validation = found.get("validation")
+    if validation is None:
+        count = round(data.validation_share * len(train))
+        if not 0 < count < len(train):
+            raise InputError(
+                f"{len(train)} examples leave nothing to choose the best checkpoint by",
+                where=data.source,
+                mend="give data.validation, or a larger data.validation_share",
+            )
+        order = random.permutation(len(train))
+        validation, train = _pick(train, order[:count]), _pick(train, order[count:])
+    if data.limit is not None and data.limit < len(train):
+        train = _pick(train, random.permutation(len(train))[: data.limit])
+    return Splits(train, validation, found.get("test"))
+
+
+def _pick(examples: Examples, places: np.ndarray) -> Examples:
+    """Some examples, in the order of the file."""
+    return replace(examples, rows=tuple(examples.rows[at] for at in np.sort(places)), problems=())
+
+
+def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
+    with opened(recipe, folder, world):
+        kind = find_objective(recipe.task)
+        splits = read_splits(recipe, kind.kind)
+        if world.main:
+            sources = [
+                {"split": name, "path": part.source, "examples": len(part)}
+                for name, part in vars(splits).items()
+                if part is not None
+            ]
+            keep_environment(folder, splits.checksums, sources)
+        trainer = _trainer(recipe, folder, world, kind, splits)
+        result = go(trainer, quiet=quiet)
+        if not world.main or result.reason not in ("done", "early"):
+            return Tuned(result)
+        model = publish(folder)
+        test = None if splits.test is None else _test(kind, model, splits.test, folder / TEST)
+        figures = [] if test is None else _figures(kind, test)
+        about = About(name=folder.name, base_model=_public(recipe.model.source), results=figures)
+        data = {"name": Path(recipe.data.source).name, "kind": kind.kind, "documents": len(splits.train)}
+        describe({model, find_checkpoint(folder, LAST)}, [data], about)
+        return Tuned(result, model, test)
+
+
+def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjective], splits: Splits) -> Trainer:
+    train = recipe.train
+    torch.manual_seed(train.seed)  # of a fresh head's weights
+    model, tokenizer = _model(recipe, kind, splits.train), load_tokenizer(recipe.model.source)
+    if recipe.model.method == "head":
+        for name, each in model.named_parameters():
+            each.requires_grad_(name.partition(".")[0] in HEADS)
+    objective = kind(model, tokenizer, recipe.data, recipe.loss)
+    objective.begin(model, splits.train)
+    chosen = splits.validation[: recipe.evaluation.rows]
+    rows, kept = objective.rows(splits.train), objective.rows(chosen)
+    feed = ExampleFeed(
+        rows,
+        objective.batch,
+        batch=train.batch,
+        micro_batch=train.micro_batch,
+        parts=world.data_size,
+        seed=train.seed,
+        by_length=recipe.data.by_length,
+    )
+    model.to(world.device)
+
+    def batches() -> Iterator[Batch]:
+        yield from held_back(kept, objective.batch, micro_batch=2 * (train.micro_batch or train.batch))
+
+    def scores(model: Model) -> dict[str, float]:
+        task = pipeline(kind.solver, model, tokenizer)
+        items = [Item.of(row, answer) for row, answer in zip(chosen, solve(task, chosen), strict=True)]
+        found = score(items, Scoring(kind.kind, tuple(chosen.labels or ()))).measures
+        main = PRIMARY[kind.kind]
+        return {main: found[main].value}
+
+    return Trainer(
+        model,
+        objective,
+        feed,
+        recipe.settled(model.config.hidden_size),
+        steps=_steps(recipe, feed),
+        folder=folder,
+        world=world,
+        stream=Stream(),
+        held_back=batches,
+        tokenizer=tokenizer,
+        about={
+            "family": model.family.name,
+            "objective": kind.name,
+            "parameters": model.num_parameters(),
+            "device": str(world.device.type),
+            "ranks": world.size,
+        },
+        score=scores,
+    )
+
+
+def _model(recipe: Tuning, kind: type[TaskObjective], examples: Examples) -> Model:
+    """The pre-trained network with the task's head, which is fresh unless the checkpoint has one for these labels.
+
+    Raises:
+        CheckpointError: more than a head is missing.
+    """
+    section, labels = recipe.model, kind.outputs(examples)
+    model = load_model(section.source, task=kind.head, labels=labels, config=section.config, strict=False)
+    report = model.load_report
+    if report is not None:
+        lost = tuple(name for name in report.missing if name.partition(".")[0] not in HEADS)
+        wrong = tuple(each for each in report.mismatched if each[0].partition(".")[0] not in HEADS)
+        replace(report, missing=lost, mismatched=wrong, unused=()).require(section.source)
+    model.usage = {key: each for key, each in model.usage.items() if key != "problem_type"} | kind.usage()
+    return model
+
+
+def _steps(recipe: Tuning, feed: ExampleFeed) -> int:
+    train = recipe.train
+    if train.tokens is not None:
+        raise ConfigError("fine-tuning counts steps or epochs", where="train.tokens")
+    if train.steps is not None:
+        return train.steps
+    return max(1, round((EPOCHS if train.epochs is None else train.epochs) * feed.steps_per_epoch))
+
+
+def publish(folder: Path) -> Path:
+    """The best weights of a run as a model's folder, `model/`, without what training alone reads."""
+    best, target = find_checkpoint(folder, BEST), folder / MODEL
+    aside = folder / f".{MODEL}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(best, aside, ignore=shutil.ignore_patterns(TRAINING), copy_function=_linked)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    return target
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file under a second name, where the disk can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _test(kind: type[TaskObjective], model: Path, examples: Examples, folder: Path) -> Evaluation:
+    found = evaluate(examples, model=pipeline(kind.solver, model), name=model.parent.name)
+    found.save(folder)
+    return found
+
+
+def _figures(kind: type[TaskObjective], test: Evaluation) -> list[CardResult]:
+    name = Path(test.results.source).parent.name or "data"
+    return [
+        CardResult(task=kind.solver, dataset=name, metric=metric, value=value, split="test")
+        for metric, value in test.scores.items()
+    ]
+
+
+def _public(source: str) -> str | None:
+    """A model's name, where it is no place on this machine."""
+    return None if Path(source).expanduser().exists() else source

@@ -1,0 +1,129 @@
+"""A recipe of fine-tuning: the whole of a run as one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from tsumugu.core.config import Config, limits
+from tsumugu.training.recipe import EvaluationSection, Settings
+from tsumugu.training.schedules import ScheduleConfig
+
+RATES = {"full": 5e-5, "head": 1e-3}
+"""The peak of the learning rate where nothing is said, for a network of `WIDTH`."""
+WIDTH = 768
+"""What `RATES` are for. All weights of a narrower network learn faster, as 1 / width.
+
+Source: Devlin et al. 2019, BERT, appendix A.3; Yang et al. 2022, Tensor Programs V, table 3 (Adam, hidden weights).
+"""
+
+EPOCHS = 3.0
+"""How often everything is read where nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(Config):
+    """Which model is tuned.
+
+    Attributes:
+        source: whatever `load_model` takes: a path, a name, a run's checkpoint.
+        config: hyperparameters by our names that are changed, such as the dropout.
+        method: what is trained: full (all weights) or head (the task's own layers alone, a linear probe).
+    """
+
+    source: str
+    config: dict[str, Any] = field(default_factory=dict)
+    method: Literal["full", "head"] = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection(Config):
+    """The labelled data.
+
+    Attributes:
+        source: a folder of splits, a file, or hf:NAME; see `load_examples`.
+        validation: a file of examples that choose the best checkpoint; the folder's own split, or else a share.
+        validation_share: of the training examples, drawn for validation where nothing else is there.
+        test: a file that is evaluated at the end; the folder's own split when left out.
+        columns, format, labels: as `load_examples` takes them.
+        skip: pass over rows that cannot be used.
+        limit: so many training examples at most, drawn by the seed.
+        max_length: longer texts are cut, in tokens (the longest that the model reads, at most 512, when left out).
+        stride: tokens that the pieces of a long text share, for tags and answers.
+        by_length: put texts of like length into one batch, so that little is spent on padding.
+    """
+
+    source: str
+    validation: str | None = None
+    validation_share: float = limits(0.1, low=0.0, high=0.9)
+    test: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    format: str | None = None
+    labels: tuple[str, ...] = ()
+    skip: bool = False
+    limit: int | None = limits(None, low=1)
+    max_length: int | None = limits(None, low=4)
+    stride: int = limits(64, low=0)
+    by_length: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSection(Config):
+    """What is asked of the model.
+
+    Attributes:
+        label_smoothing: the share of each target that is spread over all labels.
+        class_weights: balanced weighs each label by how rare it is; or a weight by label.
+        teacher: a model for the same labels; its probabilities are learnt, too (distillation).
+        teacher_share: their share of the loss.
+        temperature: that both are softened by.
+
+    Source: smoothing: Szegedy et al. 2016, section 7; distillation: Hinton et al. 2015, section 2.
+    """
+
+    label_smoothing: float = limits(0.0, low=0.0, high=1.0)
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    teacher: str | None = None
+    teacher_share: float = limits(0.5, low=0.0, high=1.0)
+    temperature: float = limits(2.0, low=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningEvaluation(EvaluationSection):
+    """As in pre-training; examples count, not rows of text.
+
+    Attributes:
+        every: how often; 0 only at the end.
+        rows: validation examples that are read each time, at most; null reads all.
+    """
+
+    every: int | float = limits(0.2, low=0)
+    rows: int | None = limits(500, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Settings):
+    """A whole run of fine-tuning.
+
+    Attributes:
+        task: what is learnt: a task's name, see `tsumugu.tuning.objectives`.
+    """
+
+    task: str
+    model: ModelSection
+    data: DataSection
+    loss: LossSection = field(default_factory=LossSection)
+    evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
+
+    FIXED: ClassVar[tuple[str, ...]] = (*Settings.FIXED, "task", "model", "data", "loss")
+
+    def settled(self, width: int) -> Self:
+        """The same with the usual values of AdamW where nothing is said, for a network of `width`."""
+        if self.optimizer.name != "adamw":
+            return self
+        usual = {"weight_decay": 0.01, "betas": (0.9, 0.999)}
+        usual = {key: each for key, each in usual.items() if getattr(self.optimizer, key) is None}
+        method = self.model.method
+        lr = RATES[method] * (WIDTH / width if method == "full" else 1.0) if self.train.lr is None else self.train.lr
+        return self.replace(optimizer=self.optimizer.replace(**usual), train=self.train.replace(lr=lr))

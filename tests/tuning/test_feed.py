@@ -1,0 +1,83 @@
+"""What is read when: each row once an epoch, the same on any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsumugu.core.errors import ConfigError
+from tsumugu.objectives.base import Batch
+from tsumugu.tuning.base import Row
+from tsumugu.tuning.feed import ExampleFeed
+
+
+def make(rows):
+    longest = max(len(row.ids) for row in rows)
+    tokens = sum(len(row.ids) for row in rows)
+    return Batch({"rows": np.array([row.answer for row in rows])}, {}, tokens, longest * len(rows) - tokens, 0)
+
+
+def rows_of(lengths):
+    return [Row([1] * length, at) for at, length in enumerate(lengths)]
+
+
+def feed_of(rows, **options):
+    chosen = {"batch": 4, "micro_batch": None, "parts": 1, "seed": 3, **options}
+    return ExampleFeed(rows, make, **chosen)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=4, max_size=80),
+    batch=st.integers(1, 20),
+    micro_batch=st.none() | st.integers(1, 9),
+    parts=st.integers(1, 3),
+    by_length=st.booleans(),
+)
+def test_each_row_once_an_epoch(lengths, batch, micro_batch, parts, by_length):
+    rows = rows_of(lengths)
+    try:
+        feed = feed_of(rows, batch=batch, micro_batch=micro_batch, parts=parts, by_length=by_length)
+    except ConfigError:
+        assert len(rows) // -(-len(rows) // batch) < parts
+        return
+    for epoch in (0, 1):
+        read, sizes = [], []
+        for step in range(epoch * feed.steps_per_epoch, (epoch + 1) * feed.steps_per_epoch):
+            dealt = [feed.batches(step, part, parts) for part in range(parts)]
+            assert len({len(each) for each in dealt}) == 1
+            some = np.concatenate([batch.inputs["rows"] for each in dealt for batch in each])
+            assert all(len(batch.inputs["rows"]) for each in dealt for batch in each)
+            sizes.append(len(some))
+            read += some.tolist()
+        assert sorted(read) == list(range(len(rows)))
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= batch
+
+
+def test_a_step_is_a_function_of_its_number():
+    rows = rows_of([3, 5, 2, 9, 4, 4, 1, 7, 8, 6])
+    one, other = feed_of(rows), feed_of(rows)
+    order = [5, 0, 2, 1, 4, 3]
+    found = {step: other.batches(step, 0, 1)[0].inputs["rows"].tolist() for step in order}
+    assert found == {step: one.batches(step, 0, 1)[0].inputs["rows"].tolist() for step in sorted(order)}
+    assert found != {step: feed_of(rows, seed=4).batches(step, 0, 1)[0].inputs["rows"].tolist() for step in order}
+
+
+def test_little_is_padding():
+    random = np.random.default_rng(0)
+    rows = rows_of(np.clip(random.lognormal(3.2, 0.6, 3000), 4, 128).astype(int))
+    shares = {}
+    for by_length in (True, False):
+        feed = feed_of(rows, batch=32, by_length=by_length)
+        batches = [feed.batches(step, 0, 1)[0] for step in range(feed.steps_per_epoch)]
+        padding = sum(batch.padding for batch in batches)
+        shares[by_length] = padding / (padding + sum(batch.tokens for batch in batches))
+    assert shares[True] < 0.05
+    assert shares[False] > 0.4
+
+
+def test_more_ranks_than_rows_are_refused():
+    with pytest.raises(ConfigError, match="cannot be dealt"):
+        feed_of(rows_of([3, 3, 3]), batch=2, parts=2)

@@ -52,13 +52,13 @@ def inference() -> list[dict[str, Any]]:
 def likeness() -> list[dict[str, Any]]:
     return [
         {
-            "sentence1": f"the {one} was {word}",
-            "sentence2": f"the {other} was {word}",
-            "score": 5.0 if one == other else 1,
+            "sentence1": f"the {thing} was {word}",
+            "sentence2": f"it was {other}",
+            "score": 2.0 * (word in GOOD) + 3.0 * (other == "lovely"),
         }
-        for one in THINGS[:5]
-        for other in THINGS[:5]
-        for word in GOOD[:2]
+        for thing in THINGS[:4]
+        for word in GOOD + BAD
+        for other in ("lovely", "awful")
     ]
 
 
@@ -130,7 +130,9 @@ def base(folder: Path, family: str = "bert") -> Path:
         small = {**small, "head_dim": 16, "dropout": 0.0}
     else:
         small |= {"max_positions": 64}
-    tokenizer = train_tokenizer(words(), family=family, vocab_size=600, language="en")
+    tokenizer = train_tokenizer(
+        words(), family="bert" if family == "electra" else family, vocab_size=600, language="en"
+    )
     record = FAMILIES[family]
     known = record.config_class.__dataclass_fields__
     roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}

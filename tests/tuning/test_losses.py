@@ -144,8 +144,12 @@ def test_tags_stand_where_the_spans_are(data):
     marks = data.draw(st.lists(st.sampled_from("OOAB"), min_size=len(offsets), max_size=len(offsets)))
     spans, wanted = [], []
     for (start, end), mark in zip(offsets, marks, strict=True):
-        joins = (
-            mark != "O" and spans and spans[-1].end == start and spans[-1].label == mark and data.draw(st.booleans())
+        joins = bool(
+            mark != "O"
+            and bool(spans)
+            and spans[-1].end == start
+            and spans[-1].label == mark
+            and data.draw(st.booleans())
         )
         if joins:
             spans[-1] = Span(spans[-1].start, end, mark)

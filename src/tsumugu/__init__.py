@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from tsumugu.adapters.adapt import set_adapter as set_adapter
     from tsumugu.adapters.adapt import unmerge_adapter as unmerge_adapter
     from tsumugu.adapters.config import LoraConfig as LoraConfig
+    from tsumugu.adapters.config import PrefixTuningConfig as PrefixTuningConfig
+    from tsumugu.adapters.config import PromptTuningConfig as PromptTuningConfig
     from tsumugu.adapters.files import load_adapter as load_adapter
-    from tsumugu.adapters.files import save_adapter as save_adapter
+    from tsumugu.adapters.save import save_adapter as save_adapter
     from tsumugu.checkpoints.load import load_tensors as load_tensors
     from tsumugu.checkpoints.load import load_tokenizer as load_tokenizer
     from tsumugu.checkpoints.load import save_tensors as save_tensors
@@ -45,6 +47,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Corpus": "tsumugu.corpus.shards",
     "LoraConfig": "tsumugu.adapters.config",
+    "PrefixTuningConfig": "tsumugu.adapters.config",
+    "PromptTuningConfig": "tsumugu.adapters.config",
     "Recipe": "tsumugu.training.recipe",
     "Tuning": "tsumugu.tuning.recipe",
     "TensorFormat": "tsumugu.core.tensors",
@@ -66,7 +70,7 @@ _HOMES = {
     "prepare": "tsumugu.corpus.prepare",
     "pull": "tsumugu.hub.resolve",
     "resume": "tsumugu.training.pretrain",
-    "save_adapter": "tsumugu.adapters.files",
+    "save_adapter": "tsumugu.adapters.save",
     "save_model": "tsumugu.engines.torch",
     "save_tensors": "tsumugu.checkpoints.load",
     "set_adapter": "tsumugu.adapters.adapt",

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tsumugu.adapters.config import LoraConfig
+from tsumugu.adapters.config import AdapterConfig, LoraConfig
 from tsumugu.adapters.linear import AdaptedLinear, Branch
 from tsumugu.adapters.names import Target, choose_saved, choose_targets
+from tsumugu.adapters.prompt import SoftPrompt, fresh_prompt
 from tsumugu.core.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from tsumugu.models.base import Model
+from tsumugu.models.decoder import Decoder
 
 DEFAULT = "default"
 
@@ -27,12 +29,14 @@ class Adapter:
         targets: the matrices that it has branches beside.
         saved: parameters of its own that stand in for the network's, by name.
         trainable: whether it is trained while it is active.
+        prompt: what stands before every text.
     """
 
-    config: LoraConfig
+    config: AdapterConfig
     targets: list[Target] = field(default_factory=list)
     saved: dict[str, nn.Parameter] = field(default_factory=dict)
     trainable: bool = True
+    prompt: SoftPrompt | None = None
 
 
 class Adapters(Mapping[str, Adapter]):
@@ -76,10 +80,10 @@ def adapters_of(model: Model) -> Adapters:
     return model.adapters
 
 
-def add_adapter(model: Model, config: LoraConfig, name: str = DEFAULT, *, seed: int = 0) -> Model:
+def add_adapter(model: Model, config: AdapterConfig, name: str = DEFAULT, *, seed: int = 0) -> Model:
     """Add an adapter to `model`, in place, and make it the active one: from now on only its parameters are trained.
 
-    A fresh adapter changes nothing that the model computes.
+    A fresh one of LoRA changes nothing that the model computes; a fresh prompt begins as some words.
 
     Args:
         model: with its weights.
@@ -91,13 +95,18 @@ def add_adapter(model: Model, config: LoraConfig, name: str = DEFAULT, *, seed: 
         ConfigError: a name in the configuration names nothing, or an adapter of this name is there already.
     """
     saved = choose_saved(model, config.modules_to_save)
-    targets = choose_targets(model, config.targets, saved)
-    if not targets:
-        raise ConfigError("nothing is left to adapt", where="targets")
-    generator = torch.Generator().manual_seed(seed)
-    branches = {each.theirs: _fresh(model, each, config, generator) for each in targets}
     copies = {each: nn.Parameter(_own(model, each).detach().clone()) for each in saved}
-    attach(model, name, Adapter(config, targets, copies), branches)
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(config, LoraConfig):
+        targets = choose_targets(model, config.targets, saved)
+        if not targets:
+            raise ConfigError("nothing is left to adapt", where="targets")
+        branches = {each.theirs: _fresh(model, each, config, generator) for each in targets}
+        attach(model, name, Adapter(config, targets, copies), branches)
+    else:
+        with without_adapters(model):
+            prompt = fresh_prompt(need_decoder(model), config, generator)
+        attach(model, name, Adapter(config, saved=copies, prompt=prompt), {})
     set_adapter(model, name)
     return model
 
@@ -114,6 +123,8 @@ def attach(model: Model, name: str, adapter: Adapter, branches: Mapping[str, lis
         raise ConfigError(f"{name!r} {what}", where="name", mend="choose another")
     for each in model.parameters():
         each.requires_grad_(False)
+    if adapter.prompt is not None:
+        adapter.prompt.to(model.device).requires_grad_(False)
     model.adapters = known
     known._known[name] = adapter
     for target in adapter.targets:
@@ -130,7 +141,8 @@ def set_adapter(model: Model, names: str | Mapping[str, float] | None) -> None:
 
     Raises:
         UnknownNameError: there is no such adapter.
-        ConfigError: two of them have a module of their own in the same place, such as a classifier.
+        ConfigError: two of them have a module of their own in the same place, such as a classifier, or a prompt, or a
+            prompt is weighed.
     """
     known = adapters_of(model)
     chosen = {} if names is None else {names: 1.0} if isinstance(names, str) else dict(names)
@@ -140,12 +152,19 @@ def set_adapter(model: Model, names: str | Mapping[str, float] | None) -> None:
             if owners.setdefault(path, name) != name:
                 what = f"{owners[path]!r} and {name!r} both have their own {path}"
                 raise ConfigError(what, where="names", mend="choose one of them")
+    prompts = [name for name in chosen if known[name].prompt is not None]
+    if len(prompts) > 1 or any(chosen[name] != 1.0 for name in prompts):
+        raise ConfigError("one prompt at a time, and with weight 1", where="names", mend=f"choose {prompts[0]!r} alone")
     unmerge_adapter(model)
     known.active = chosen
+    if isinstance(model, Decoder):
+        model.prompt = known[prompts[0]].prompt if prompts else None
     for name, adapter in known.items():
         trained = adapter.trainable and name in chosen
         for each in adapter.saved.values():
             each.requires_grad_(trained and each.dtype.is_floating_point)
+        if adapter.prompt is not None:
+            adapter.prompt.requires_grad_(trained)
     for path, own in known._own.items():
         set_parameter(model, path, known[owners[path]].saved[path] if path in owners else own)
     model.tie()
@@ -177,8 +196,13 @@ def merge_adapter(model: Model, *, unload: bool = False) -> Model:
 
     Args:
         unload: keep neither them nor any adapter: what remains is a plain model.
+
+    Raises:
+        InputError: a prompt is active, which has no place in matrices.
     """
     known = adapters_of(model)
+    if any(known[name].prompt is not None for name in known.active):
+        raise InputError("a prompt cannot be merged", where="model", mend="keep it as an adapter")
     layers = {name: each for name, each in model.named_modules() if isinstance(each, AdaptedLinear)}
     if not known.merged:
         for name, layer in layers.items():
@@ -202,6 +226,17 @@ def unmerge_adapter(model: Model) -> Model:
         layer.weight = weight
         layer.active = {each: share for each, share in known.active.items() if each in layer.branches}
     known._before = {}
+    return model
+
+
+def need_decoder(model: Model) -> Decoder:
+    """The same model.
+
+    Raises:
+        ConfigError: it is no decoder.
+    """
+    if not isinstance(model, Decoder):
+        raise ConfigError(f"prompts are for decoders, not for {model.family.name}", where="method", mend="use lora")
     return model
 
 

@@ -53,3 +53,39 @@ class LoraConfig(Config):
     def scale_of(self, rank: int, alpha: float) -> float:
         """The factor for a matrix whose rank and alpha are its own."""
         return alpha / rank**0.5 if self.rslora else alpha / rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTuningConfig(Config):
+    """Prompt tuning: vectors that stand before every text, in place of tokens. For decoders.
+
+    Attributes:
+        tokens: how many.
+        modules_to_save: modules that are trained whole, as in `LoraConfig`.
+
+    Source: Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning.
+    """
+
+    method: Literal["prompt"] = "prompt"
+    tokens: int = limits(16, low=1)
+    modules_to_save: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixTuningConfig(Config):
+    """Prefix tuning: keys and values that stand before those of every text, in each layer. For decoders.
+
+    Attributes:
+        tokens: how many in each layer.
+        modules_to_save: modules that are trained whole, as in `LoraConfig`.
+
+    Source: Li & Liang 2021, Prefix-Tuning, without the reparametrisation of section 4.3.
+    """
+
+    method: Literal["prefix"] = "prefix"
+    tokens: int = limits(16, low=1)
+    modules_to_save: tuple[str, ...] | None = None
+
+
+AdapterConfig = LoraConfig | PromptTuningConfig | PrefixTuningConfig
+"""As the type of a recipe's section: `method` says which one it is."""

@@ -6,26 +6,23 @@ module names, `lora_A` and `lora_B` after them, and the modules of `modules_to_s
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tsumugu.adapters.adapt import DEFAULT, Adapter, adapters_of, attach, set_adapter
-from tsumugu.adapters.config import LoraConfig
+from tsumugu.adapters.adapt import DEFAULT, Adapter, attach, need_decoder, set_adapter
+from tsumugu.adapters.config import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from tsumugu.adapters.linear import AdaptedLinear, Branch
-from tsumugu.adapters.names import HEADS, Target, find_targets, saved_modules, shown
-from tsumugu.checkpoints.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFolder, open_adapter
-from tsumugu.checkpoints.write import write_adapter_folder
+from tsumugu.adapters.names import HEADS, Target, find_targets, shown
+from tsumugu.adapters.prompt import SoftPrompt
+from tsumugu.checkpoints.adapter import ADAPTER_CONFIG, AdapterFolder, open_adapter
 from tsumugu.core.errors import CheckpointError, ConfigError
 from tsumugu.hub.resolve import resolve
 from tsumugu.models.base import Family, Model, label_names
-from tsumugu.text.tokenizer import Tokenizer
 
 TASK_TYPES = {
     "SEQ_CLS": "sequence-classification",
@@ -37,7 +34,12 @@ TASK_TYPES = {
 }
 """PEFT's words for our heads."""
 
-PREFIX = "base_model.model."
+PROMPTS = {"PROMPT_TUNING": PromptTuningConfig, "PREFIX_TUNING": PrefixTuningConfig}
+"""PEFT's words for methods that put something before a text."""
+
+PREFIX, PROMPT_PREFIX, PROMPT = "base_model.model.", "base_model.", "prompt_embeddings"
+"""What names begin with, with LoRA and with a prompt, and what that is called."""
+
 UNKNOWN = (
     "layer_replication",
     "use_bdlora",
@@ -55,9 +57,6 @@ UNKNOWN = (
 
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
 """First weights that go with a model whose own weights were changed for them."""
-
-
-# Reading
 
 
 def load_adapter(model: Model, source: str | Path, name: str = DEFAULT, *, trainable: bool = False) -> Model:
@@ -80,20 +79,26 @@ def load_adapter(model: Model, source: str | Path, name: str = DEFAULT, *, train
 
 def attach_folder(model: Model, folder: AdapterFolder, name: str = DEFAULT, *, trainable: bool = False) -> None:
     """The same for an adapter that is opened already."""
-    config = read_lora_config(folder)
     branches, plain = _sorted(folder)
+    if folder.config.get("peft_type") in PROMPTS:
+        made, prompt = _read_prompt(model, folder)
+        adapter = Adapter(made, saved=_saved(model, plain, folder), trainable=trainable, prompt=prompt)
+        attach(model, name, adapter, {})
+        set_adapter(model, name)
+        return
+    config = read_lora_config(folder)
     targets = {each.theirs: each for each in find_targets(model)}
     spelled = model.keymap.canonical(f"{module}.weight" for module in branches)
     chosen: list[Target] = []
-    made: dict[str, list[Branch]] = {}
+    fitting: dict[str, list[Branch]] = {}
     for module, parts in branches.items():
         theirs = shown(model, spelled[f"{module}.weight"]).removesuffix(".weight")
         target = targets.get(theirs)
         if target is None:
             raise CheckpointError(f"the model has no matrix {module} that can be adapted", where=str(folder.path))
-        made[theirs] = _branches(model, target, parts, config, folder, module)
+        fitting[theirs] = _branches(model, target, parts, config, folder, module)
         chosen.append(target)
-    attach(model, name, Adapter(config, chosen, _saved(model, plain, folder), trainable), made)
+    attach(model, name, Adapter(config, chosen, _saved(model, plain, folder), trainable), fitting)
     set_adapter(model, name)
 
 
@@ -105,7 +110,11 @@ def read_lora_config(folder: AdapterFolder) -> LoraConfig:
     """
     data, where = folder.config, str(folder.path / ADAPTER_CONFIG)
     if data.get("peft_type") != "LORA":
-        raise ConfigError(f"adapters of type {data.get('peft_type')!r} are not known", where=where, mend="known: LORA")
+        raise ConfigError(
+            f"adapters of type {data.get('peft_type')!r} are not known",
+            where=where,
+            mend=f"known: LORA, {', '.join(PROMPTS)}",
+        )
     for key in UNKNOWN:
         if data.get(key):
             raise ConfigError(f"{key} is not known here", where=where)
@@ -148,10 +157,13 @@ def _sorted(folder: AdapterFolder) -> tuple[dict[str, dict[str, Any]], dict[str,
     """The tensors of branches by module and part, and those of whole modules by the reference library's name."""
     branches: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
+    prefix = PROMPT_PREFIX if folder.config.get("peft_type") in PROMPTS else PREFIX
     for key, entry in folder.tensors.items():
-        if not key.startswith(PREFIX):
+        if key == PROMPT:
+            continue
+        if not key.startswith(prefix):
             raise CheckpointError(f"tensor {key!r} is no adapter's", where=str(folder.path))
-        name = key.removeprefix(PREFIX)
+        name = key.removeprefix(prefix)
         found = re.fullmatch(r"(.+)\.lora_(A|B|magnitude_vector)(?:\.weight)?", name)
         if found is not None:
             branches.setdefault(found[1], {})[found[2]] = entry
@@ -202,6 +214,19 @@ def _branches(
     ]
 
 
+def _read_prompt(model: Model, folder: AdapterFolder) -> tuple[PromptTuningConfig | PrefixTuningConfig, SoftPrompt]:
+    decoder, where = need_decoder(model), str(folder.path)
+    deep = folder.config["peft_type"] == "PREFIX_TUNING"
+    entry, config = folder.tensors.get(PROMPT), decoder.config
+    width = 2 * config.num_layers * config.num_kv_heads * config.head_dim if deep else config.hidden_size
+    if entry is None or len(entry.shape) != 2 or entry.shape[0] < 1 or entry.shape[1] != width:
+        found = "absent" if entry is None else f"{list(entry.shape)}"
+        raise CheckpointError(f"{PROMPT} is {found}, expected [tokens, {width}]", where=where)
+    kind = PrefixTuningConfig if deep else PromptTuningConfig
+    made = kind(tokens=entry.shape[0], modules_to_save=tuple(folder.config.get("modules_to_save") or ()))
+    return made, SoftPrompt(nn.Parameter(entry.read(torch.float32).clone()), deep=deep)
+
+
 def _by_pattern(patterns: Any, module: str, default: float) -> float:
     """What `alpha_pattern` says of a module: the first key that is, as a regular expression, the end of its name."""
     for key, value in (patterns or {}).items():
@@ -221,127 +246,6 @@ def _saved(model: Model, plain: Mapping[str, Any], folder: AdapterFolder) -> dic
         for name, tensor in plan.tensors()
         if name in dtypes
     }
-
-
-# Writing
-
-
-def save_adapter(
-    model: Model,
-    folder: str | Path,
-    name: str | None = None,
-    *,
-    tokenizer: Tokenizer | None = None,
-    tensors: Mapping[str, Tensor] | None = None,
-    base: str | None = None,
-) -> Path:
-    """Write one adapter of `model`: adapter_config.json and adapter_model.safetensors, as PEFT has them.
-
-    A classifier's config.json lies beside them, for the names of its labels, and the tokenizer's files if it is given.
-
-    Args:
-        model: has the adapter.
-        folder: where to; an adapter that is there is replaced.
-        name: which one; the active one when left out.
-        tokenizer: to be saved with it.
-        tensors: written in place of the model's own parameters, under the same names.
-        base: what the model is called in adapter_config.json; what it was loaded from when left out.
-
-    Raises:
-        InputError: there is no adapter.
-        ConfigError: several are active and none is named.
-    """
-    known = adapters_of(model)
-    if name is None:
-        if len(known.active) != 1:
-            what = f"{len(known.active)} adapters are active"
-            raise ConfigError(what, where="name", mend=f"name one of {', '.join(known)}")
-        (name,) = known.active
-    adapter = known[name]
-    written, ranks, alphas = _written(model, name, adapter, tensors or {})
-    config = _peft_config(model, adapter, ranks, alphas, base)
-    files: dict[str, str | bytes] = {ADAPTER_CONFIG: json.dumps(config, indent=2, sort_keys=True) + "\n"}
-    if model.head_name in HEADS:
-        files["config.json"] = json.dumps(model.family.to_hub(model.config, model.head_name), indent=2) + "\n"
-    if tokenizer is not None:
-        with tempfile.TemporaryDirectory() as place:
-            files |= {path.name: path.read_bytes() for path in tokenizer.save(place)}
-    folder = Path(folder).expanduser()
-    write_adapter_folder(folder, ADAPTER_WEIGHTS, written, files)
-    return folder
-
-
-def _written(
-    model: Model, name: str, adapter: Adapter, instead: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, int], dict[str, float]]:
-    """An adapter's tensors by PEFT's names, and the ranks and alphas of modules where they are their own."""
-    config = adapter.config
-    tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    for target in adapter.targets:
-        branches = [_branch(model, ours, name) for ours in target.ours]
-        paths = [f"{ours}.branches.{name}" for ours in target.ours]
-        first = branches[0]
-        module = f"{PREFIX}{target.theirs}"
-        ups = [instead.get(f"{path}.up", each.up) for path, each in zip(paths, branches, strict=True)]
-        tensors[f"{module}.lora_A.weight"] = instead.get(f"{paths[0]}.down", first.down)
-        (tensors[f"{module}.lora_B.weight"],) = target.rows.backward(ups)
-        if first.magnitude is not None:
-            named = {f"{path}.magnitude": each.magnitude for path, each in zip(paths, branches, strict=True)}
-            lengths = [instead.get(path, each) for path, each in named.items() if each is not None]
-            (tensors[f"{module}.lora_magnitude_vector"],) = target.rows.backward(lengths)
-        alpha = first.scale * (first.rank**0.5 if config.rslora else first.rank)
-        if first.rank != config.rank:
-            ranks[target.theirs] = first.rank
-        if abs(alpha - config.alpha) > 1e-9 * config.alpha:
-            alphas[target.theirs] = alpha
-    saved = {path: instead.get(path, each) for path, each in adapter.saved.items()}
-    tensors |= {f"{PREFIX}{key}": each for key, each in _whole(model, saved).items()}
-    return {key: each.detach().cpu() for key, each in tensors.items()}, ranks, alphas
-
-
-def _whole(model: Model, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters that are trained whole, by the reference library's names."""
-    found: dict[str, Tensor] = {}
-    for rule in model.keymap.rules:
-        if all(name in saved for name in rule.ours):
-            given = rule.operation.backward([saved[name] for name in rule.ours])
-            found |= {shown(model, name): each for name, each in zip(rule.theirs, given, strict=True)}
-    return found
-
-
-def _peft_config(
-    model: Model, adapter: Adapter, ranks: Mapping[str, int], alphas: Mapping[str, float], base: str | None
-) -> dict[str, Any]:
-    config = adapter.config
-    if base is None and model.source is not None:
-        path = Path(model.source).expanduser()
-        base = str(path.resolve()) if path.exists() else model.source
-    return {
-        "peft_type": "LORA",
-        "task_type": next((word for word, head in TASK_TYPES.items() if head == model.head_name), None),
-        "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": [each.theirs for each in adapter.targets],
-        "modules_to_save": saved_modules(model, adapter.saved) or None,
-        "rank_pattern": dict(ranks),
-        "alpha_pattern": dict(alphas),
-        "use_rslora": config.rslora,
-        "use_dora": config.dora,
-        "fan_in_fan_out": any(each.transposed for each in adapter.targets),
-        "bias": "none",
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-
-
-def _branch(model: Model, path: str, name: str) -> Branch:
-    branch = model.get_submodule(path).branches[name]  # type: ignore[index]
-    assert isinstance(branch, Branch)
-    return branch
 
 
 def _linear(model: Model, path: str) -> nn.Linear | AdaptedLinear:

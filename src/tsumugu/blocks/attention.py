@@ -6,12 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsumugu.blocks.kv_cache import LayerCache
+from tsumugu.blocks.kv_cache import CacheLayer, KeysValues
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values that are there already, `[batch, kv_heads, keys, head_dim]` each."""
 
 
 class Attention(nn.Module):
@@ -69,7 +66,7 @@ class Attention(nn.Module):
         mask: Mask = EVERYTHING,
         rotation: Rotation | None = None,
         context: Tensor | KeysValues | None = None,
-        cache: LayerCache | None = None,
+        cache: CacheLayer | None = None,
     ) -> Tensor:
         """States `[batch, time, dim]` -> `[batch, time, dim]`.
 

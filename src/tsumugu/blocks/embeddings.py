@@ -49,6 +49,10 @@ class Embeddings(nn.Module):
         x: Tensor = self.token(input_ids)
         if self.scale != 1.0:
             x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
+        return self.placed(x, positions=positions, segments=segments)
+
+    def placed(self, x: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """The same for vectors `[batch, time, dim]` that are there already in place of the token embedding."""
         if self.segment is not None:
             x = x + (self.segment.weight[0] if segments is None else self.segment(segments))
         if self.position is not None:

@@ -7,11 +7,31 @@ left, and a batch computes what its rows would compute alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tsumugu.core.errors import InputError
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values that are there already, `[batch, kv_heads, keys, head_dim]` each."""
+
+
+class CacheLayer(Protocol):
+    """One layer's part of a cache."""
+
+    def update(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """New keys and values `[batch, kv_heads, time, head_dim]` -> all that queries may look at."""
+        ...
+
+
+class Cache(Protocol):
+    """What layers keep of tokens that stand before those that are read."""
+
+    def layer(self, index: int) -> CacheLayer: ...
+
+    def advance(self, tokens: int) -> None: ...
 
 
 class KVCache:
@@ -100,6 +120,62 @@ class KVCache:
             self.lengths = torch.zeros_like(lengths)
             self._rows = torch.arange(len(rows), device=rows.device)
         self.set_lengths(lengths)
+
+
+class Beginning:
+    """Keys and values that stand before every text of a batch, with their gradients: they are read, and none is added.
+
+    Args:
+        layers: for each layer a pair, `[1, kv_heads, keys, head_dim]` each.
+    """
+
+    def __init__(self, layers: Sequence[KeysValues]) -> None:
+        self.layers = layers
+        self.offset = self.filled = layers[0][0].shape[2] if layers else 0
+
+    def layer(self, index: int) -> BeginningLayer:
+        return BeginningLayer(*self.layers[index])
+
+    def advance(self, tokens: int) -> None:
+        """Nothing is counted."""
+
+
+class BeginningLayer:
+    """One layer's part of a `Beginning`."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """All keys and values, the beginning's first."""
+        rows = keys.shape[0]
+        before = self.keys.expand(rows, -1, -1, -1), self.values.expand(rows, -1, -1, -1)
+        return torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
+
+
+class Recorder:
+    """Keeps the keys and values of the tokens that are read, with their gradients, for a `Beginning`."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, KeysValues] = {}
+
+    def layer(self, index: int) -> RecorderLayer:
+        return RecorderLayer(self, index)
+
+    def advance(self, tokens: int) -> None:
+        """Nothing is counted."""
+
+
+class RecorderLayer:
+    """One layer's part of a `Recorder`."""
+
+    def __init__(self, recorder: Recorder, index: int) -> None:
+        self.recorder, self.index = recorder, index
+
+    def update(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """The same keys and values."""
+        self.recorder.layers[self.index] = keys, values
+        return keys, values
 
 
 class CrossCache:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tsumugu.blocks.attention import Attention, KeysValues
-from tsumugu.blocks.kv_cache import LayerCache
+from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.kv_cache import CacheLayer, KeysValues
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
 
@@ -55,7 +55,7 @@ class Layer(nn.Module):
         *,
         mask: Mask = EVERYTHING,
         rotation: Rotation | None = None,
-        cache: LayerCache | None = None,
+        cache: CacheLayer | None = None,
         context: Tensor | KeysValues | None = None,
         context_mask: Mask = EVERYTHING,
     ) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from tsumugu.blocks.kv_cache import CrossCache, KVCache
+from tsumugu.blocks.kv_cache import Cache, CrossCache
 from tsumugu.blocks.layer import Layer
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
@@ -27,7 +27,7 @@ class Stack(nn.Module):
         *,
         mask: Mask | Sequence[Mask] = EVERYTHING,
         rotation: Rotation | Sequence[Rotation] | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         context: Tensor | CrossCache | None = None,
         context_mask: Mask = EVERYTHING,
         keep: list[Tensor] | None = None,

@@ -136,9 +136,9 @@ def load_model(
 
 
 def load_merged(source: str | Path, **options: Any) -> Any:
-    """The same for a model that is asked and not trained: an adapter is merged, so that it costs no time."""
+    """The same for a model that is asked and not trained: an adapter that is no prompt is merged and costs no time."""
     model = load_model(source, **options)
-    if getattr(model, "adapters", None):
+    if getattr(model, "adapters", None) and getattr(model, "prompt", None) is None:
         from tsumugu.adapters.adapt import merge_adapter
 
         merge_adapter(model, unload=True)

@@ -92,8 +92,9 @@ class TorchScorer:
             if not stem or not all(mine):
                 raise InputError("a text or an answer has no token", where=f"row {row}")
             longest = max(longest, len(stem) + max(map(len, mine), default=1) - 1)
-        if len(self.prefix) + longest > self.model.config.max_positions:
-            what = f"{len(self.prefix) + longest} tokens are more than {self.model.config.max_positions}"
+        before = self.prefix.cache.filled
+        if before + longest > self.model.config.max_positions:
+            what = f"{before + longest} tokens are more than {self.model.config.max_positions}"
             raise InputError(what, where="prompt", mend="give fewer or shorter examples")
         found: list[list[list[float]]] = [[] for _ in trees]
         for rows in _batches([len(tree.tokens) for tree in trees]):
@@ -103,7 +104,7 @@ class TorchScorer:
 
     def _scores(self, trees: Sequence[Tree]) -> list[list[list[float]]]:
         """The same for trees that are computed together."""
-        before, time = len(self.prefix), max(len(tree.tokens) for tree in trees)
+        before, time = self.prefix.cache.filled, max(len(tree.tokens) for tree in trees)
         ids = torch.zeros(len(trees), time, dtype=torch.int64)
         depths, sees = torch.zeros_like(ids), torch.zeros(len(trees), time, time, dtype=torch.bool)
         for row, tree in enumerate(trees):
@@ -161,11 +162,12 @@ class TorchScorer:
 
     def _branched(self, trees: Sequence[Tree]) -> KVCache:
         """A cache whose rows hold the prefix and nothing else; the last one again, where it is large enough."""
-        rows, room = len(trees), len(self.prefix) + max(len(tree.tokens) for tree in trees)
+        before = self.prefix.cache.filled
+        rows, room = len(trees), before + max(len(tree.tokens) for tree in trees)
         cache = self.cache
         if cache is None or len(cache.lengths) != rows or cache.capacity < room:
             cache = self.cache = self.prefix.cache.branched(rows, room)
-        cache.set_lengths(torch.full_like(cache.lengths, len(self.prefix)))
+        cache.set_lengths(torch.full_like(cache.lengths, before))
         return cache
 
 

@@ -58,6 +58,7 @@ class TorchSession:
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts; logits `[rows, vocab]` of what follows each."""
         before = 0 if self.prefix is None else len(self.prefix)
+        soft = 0 if self.prefix is None else self.prefix.cache.filled - before
         if self.prefix is not None:
             begun = self.prefix.ids
             if not all(len(prompt) > before and list(prompt[:before]) == begun for prompt in prompts):
@@ -67,10 +68,10 @@ class TorchSession:
         if self.prefix is None:
             self.cache = self.model.new_cache(len(prompts), room)
         else:
-            self.cache = self.prefix.cache.branched(len(prompts), room)
-        lengths = lengths.to(self.model.device)
-        output = self.model(ids, cache=self.cache, logits_to_keep=lengths - 1)
-        self.cache.set_lengths(before + lengths)
+            self.cache = self.prefix.cache.branched(len(prompts), soft + room)
+        lengths = self.cache.lengths + lengths.to(self.model.device)
+        output = self.model(ids, cache=self.cache, logits_to_keep=lengths - self.cache.lengths - 1)
+        self.cache.set_lengths(lengths)
         return as_numpy(output.logits)
 
     @torch.inference_mode()

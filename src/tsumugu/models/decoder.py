@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tsumugu.blocks.embeddings import Embeddings
 from tsumugu.blocks.heads import (
@@ -17,7 +18,7 @@ from tsumugu.blocks.heads import (
     last_real,
     shifted_cross_entropy,
 )
-from tsumugu.blocks.kv_cache import KVCache
+from tsumugu.blocks.kv_cache import Beginning, Cache, KeysValues, KVCache, Recorder
 from tsumugu.blocks.mask import Mask, causal_mask, document_mask, padding_mask
 from tsumugu.blocks.positions import RotaryPositions, Rotation
 from tsumugu.blocks.stack import Stack
@@ -43,6 +44,9 @@ class Decoder(Model):
     `head_dim`, `num_layers`, `tie_embeddings`, `pad_token_id`, `labels` and, where attention is windowed, `window`, or
     `windows` where it is not so in every layer; `logit_softcap` where logits are bounded. `rotary` is one for all
     layers or, as a sequence, one for each; those that are the same object are computed once.
+
+    Attributes:
+        prompt: what stands before every text, as vectors or as keys and values; see `tsumugu.adapters.prompt`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Decoder(Model):
     ) -> None:
         super().__init__(family, config, head_name)
         self.embeddings, self.decoder = embeddings, decoder
+        self.prompt: nn.Module | None = None
         self.rotary: nn.Module | None
         self.rotary = nn.ModuleList(rotary) if isinstance(rotary, Sequence) else rotary
         width, labels = self.config.hidden_size, len(self.config.labels)
@@ -113,8 +118,11 @@ class Decoder(Model):
         ids = self.ids(input_ids)
         wanted = read_targets(self, targets, labels, ids)
         time = ids.shape[1]
-        offset = 0 if cache is None else cache.offset
-        end = time if cache is None else cache.filled + time
+        held: Beginning | KVCache | None = cache
+        if cache is None and self.prompt is not None:
+            held = Beginning(self.prompt(self))
+        offset = 0 if held is None else held.offset
+        end = time if held is None else held.filled + time
         if position_ids is None and end > self.config.max_positions:
             raise InputError(
                 f"{end} tokens are more than the {self.config.max_positions} this model can read",
@@ -125,10 +133,12 @@ class Decoder(Model):
         if positions is None:
             steps = torch.arange(time, device=ids.device)[None]
             positions = steps + (offset[:, None] if isinstance(offset, Tensor) else offset)
+        elif isinstance(held, Beginning):
+            positions = positions + held.filled
         real = self.real(attention_mask, ids)
         keep: list[Tensor] | None = [] if output_hidden_states else None
         mask = self._mask(ids, end, offset, real, document_ids, prefix)
-        x = self.states(ids, positions=positions, mask=mask, cache=cache, keep=keep)
+        x = self.states(ids, positions=positions, mask=mask, cache=held, keep=keep)
         if wanted is not None:
             output = Output(loss=summed_loss(self.head, x, wanted))
         else:
@@ -142,7 +152,7 @@ class Decoder(Model):
         *,
         positions: Tensor,
         mask: Mask | Sequence[Mask],
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         keep: list[Tensor] | None = None,
     ) -> Tensor:
         """What enters the head, `[batch, time, dim]`, where each token stands and what it sees are said in full.
@@ -159,17 +169,33 @@ class Decoder(Model):
         return self.decoder(x, mask=mask, rotation=rotation, cache=cache, keep=keep)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens."""
+        """A cache for `batch` rows of up to `capacity` tokens, that holds nothing but the prompt."""
         config = self.config
-        return KVCache(
+        with torch.no_grad():
+            begun = Beginning([] if self.prompt is None else self.prompt(self))
+        cache = KVCache(
             config.num_layers,
             batch,
             config.num_kv_heads,
-            capacity,
+            begun.filled + capacity,
             config.head_dim,
             dtype=self.dtype,
             device=self.device,
         )
+        for index, (keys, values) in enumerate(begun.layers):
+            cache.keys[index, :, :, : begun.filled] = keys
+            cache.values[index, :, :, : begun.filled] = values
+        cache.advance(begun.filled)
+        return cache
+
+    def begin(self, vectors: Tensor) -> list[KeysValues]:
+        """What each layer keeps of vectors `[time, dim]` that stand in place of a text's first tokens."""
+        steps = torch.arange(len(vectors), device=vectors.device)[None]
+        x = self.embeddings.placed(vectors[None], positions=steps)
+        recorder = Recorder()
+        mask = self._mask(steps, len(vectors), 0, None, None, None)
+        self.decoder(x, mask=mask, rotation=self._rotation(steps, x.dtype), cache=recorder)
+        return [recorder.layers[index] for index in range(len(recorder.layers))]
 
     def open_session(self, *, batch: int, capacity: int, prefix: Any = None) -> Any:
         """A `Session` of the reference engine."""
@@ -197,6 +223,8 @@ class Decoder(Model):
         """What each token sees: one mask for all layers, or one for each."""
         windows = getattr(self.config, "windows", None)
         documents = None if document_ids is None else document_mask(to_torch(document_ids).to(ids.device))
+        if documents is not None and documents.allowed is not None and keys > ids.shape[1]:
+            documents = Mask(allowed=functional.pad(documents.allowed, (keys - ids.shape[1], 0), value=True))
         of_prefix = None if prefix is None else to_torch(prefix).to(ids.device)
         if of_prefix is not None and (of_prefix.shape != ids.shape or keys != ids.shape[1]):
             what = f"shape {list(of_prefix.shape)} is not that of the {keys} tokens that are read"
@@ -205,7 +233,7 @@ class Decoder(Model):
         def windowed(window: int | None) -> Mask:
             mask = causal_mask(ids.shape[1], keys, offset=offset, window=window, prefix=of_prefix, device=ids.device)
             if real is not None:
-                mask = mask & padding_mask(real)
+                mask = mask & padding_mask(functional.pad(real, (keys - real.shape[1], 0), value=1))
             return mask if documents is None else mask & documents
 
         if windows is None:

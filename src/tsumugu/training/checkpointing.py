@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tsumugu.adapters.adapt import trained_parameters
-from tsumugu.adapters.files import save_adapter
+from tsumugu.adapters.save import save_adapter
 from tsumugu.checkpoints.atomic import new_file
 from tsumugu.core.errors import CheckpointError
 from tsumugu.engines.torch import save_model

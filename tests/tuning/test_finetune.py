@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -99,6 +100,21 @@ def test_the_head_alone(tmp_path, tiny):
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"pooler.dense.weight", "pooler.dense.bias"}
     assert len(after) == len(before) + 2
+
+
+def test_lora_leaves_an_adapter_and_a_merged_model(tmp_path, tiny):
+    values = recipe(tmp_path, tiny(), model={"method": "lora", "lora": {"rank": 4}}, train={"lr": 2e-2})
+    found = tg.finetune(values, tmp_path / "run", quiet=True)
+    assert found.test.scores["accuracy"] >= 0.99
+    before, after = load_file(tiny() / "model.safetensors"), load_file(found.model / "model.safetensors")
+    assert np.array_equal(before["embeddings.word_embeddings.weight"], after["bert.embeddings.word_embeddings.weight"])
+    config = transformers.AutoConfig.from_pretrained(found.model)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(str(tiny()), config=config)
+    theirs = peft.PeftModel.from_pretrained(theirs, str(tmp_path / "run" / "adapter")).eval()
+    tokenizer = tg.load_tokenizer(found.model)
+    ids = torch.tensor(tokenizer("the film was lovely")["input_ids"])[None]
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, tg.load_model(found.model)(ids).logits, atol=1e-5)
 
 
 def test_a_head_that_is_there_is_kept(tmp_path, tiny):

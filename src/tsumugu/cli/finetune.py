@@ -23,7 +23,7 @@ def finetune(
     ] = None,
     config: Annotated[str | None, Parameter(("--config", "-c"), help="A recipe: a YAML file.")] = None,
     output: Annotated[Path | None, Parameter(("--output", "-o"), help="The run's folder (runs/NAME).")] = None,
-    method: Annotated[Literal["full", "head"] | None, Parameter(help="What is trained (full).")] = None,
+    method: Annotated[Literal["full", "head", "lora"] | None, Parameter(help="What is trained (full).")] = None,
     epochs: Annotated[float | None, Parameter(help="How often the examples are read (3).")] = None,
     limit: Annotated[int | None, Parameter(help="So many training examples at most.")] = None,
     skip: Annotated[bool, Parameter(negative="", help="Pass over rows that cannot be used.")] = False,

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from tsumugu.adapters.adapt import add_adapter, merge_adapter
 from tsumugu.anatomy.card import About
 from tsumugu.anatomy.card import Result as CardResult
+from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.corpus.chance import generators
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
-from tsumugu.engines.torch import load_model
+from tsumugu.engines.torch import load_model, save_model
 from tsumugu.evaluation.evaluate import Evaluation, evaluate
 from tsumugu.evaluation.scoring import PRIMARY, Item, Scoring, score
 from tsumugu.evaluation.solving import solve
@@ -44,8 +46,8 @@ from tsumugu.tuning.feed import ExampleFeed, held_back
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.recipe import EPOCHS, Tuning
 
-MODEL, TEST = "model", "test"
-"""What a run leaves at its end: the model, and what it scores on the test split."""
+MODEL, ADAPTER, TEST = "model", "adapter", "test"
+"""What a run leaves at its end: the model, the adapter in it, and what it scores on the test split."""
 SPLIT = 7
 """The purpose of what is drawn to split examples."""
 TRAINING = "training"
@@ -225,7 +227,9 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     train = recipe.train
     torch.manual_seed(train.seed)  # of a fresh head's weights
     model, tokenizer = _model(recipe, kind, splits.train), load_tokenizer(recipe.model.source)
-    if recipe.model.method == "head":
+    if recipe.model.method == "lora":
+        add_adapter(model, recipe.model.lora, seed=train.seed)
+    elif recipe.model.method == "head":
         for name, each in model.named_parameters():
             each.requires_grad_(name.partition(".")[0] in HEADS)
     objective = kind(model, tokenizer, recipe.data, recipe.loss)
@@ -302,11 +306,20 @@ def _steps(recipe: Tuning, feed: ExampleFeed) -> int:
 
 
 def publish(folder: Path) -> Path:
-    """The best weights of a run as a model's folder, `model/`, without what training alone reads."""
+    """The best weights of a run as a model's folder, `model/`; an adapter merged into them, and alone in `adapter/`."""
     best, target = find_checkpoint(folder, BEST), folder / MODEL
-    aside = folder / f".{MODEL}.partial"
+    if not is_adapter(best):
+        return _copied(best, target)
+    merged = merge_adapter(load_model(_copied(best, folder / ADAPTER)), unload=True)
+    shutil.rmtree(target, ignore_errors=True)
+    return save_model(merged, target, tokenizer=load_tokenizer(best))
+
+
+def _copied(checkpoint: Path, target: Path) -> Path:
+    """A checkpoint's files, but for those that training alone reads."""
+    aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(best, aside, ignore=shutil.ignore_patterns(TRAINING), copy_function=_linked)
+    shutil.copytree(checkpoint, aside, ignore=shutil.ignore_patterns(TRAINING), copy_function=_linked)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target

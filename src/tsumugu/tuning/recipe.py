@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+from tsumugu.adapters.config import LoraConfig
 from tsumugu.core.config import Config, limits
 from tsumugu.training.recipe import EvaluationSection, Settings
 from tsumugu.training.schedules import ScheduleConfig
 
-RATES = {"full": 5e-5, "head": 1e-3}
+RATES = {"full": 5e-5, "head": 1e-3, "lora": 5e-4}
 """The peak of the learning rate where nothing is said, for a network of `WIDTH`."""
 WIDTH = 768
 """What `RATES` are for. All weights of a narrower network learn faster, as 1 / width.
 
-Source: Devlin et al. 2019, BERT, appendix A.3; Yang et al. 2022, Tensor Programs V, table 3 (Adam, hidden weights).
+Source: Devlin et al. 2019, BERT, appendix A.3; Hu et al. 2021, LoRA, table 9; Yang et al. 2022, Tensor Programs V,
+table 3 (Adam, hidden weights).
 """
 
 EPOCHS = 3.0
@@ -28,12 +30,15 @@ class ModelSection(Config):
     Attributes:
         source: whatever `load_model` takes: a path, a name, a run's checkpoint.
         config: hyperparameters by our names that are changed, such as the dropout.
-        method: what is trained: full (all weights) or head (the task's own layers alone, a linear probe).
+        method: what is trained: full (all weights), head (the task's own layers alone, a linear probe), or lora (few
+            parameters beside each matrix, and the head).
+        lora: what is added with that method.
     """
 
     source: str
     config: dict[str, Any] = field(default_factory=dict)
-    method: Literal["full", "head"] = "full"
+    method: Literal["full", "head", "lora"] = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

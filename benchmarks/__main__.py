@@ -11,8 +11,8 @@ import benchmarks
 from benchmarks.harness import Report
 
 HELPERS = {"__main__", "harness", "workers"}
-LONG = {"learning"}
-"""Only run where it is named, and in the smoke mode: it takes most of an hour."""
+LONG = {"learning", "tasks"}
+"""Only run where they are named, and in the smoke mode: they take an hour or more."""
 
 
 def main() -> None:

@@ -1,0 +1,169 @@
+"""What each task is solved by, and how well: baselines, fine-tuned and prompted models, in one table with intervals.
+
+Every cell is an evaluation on the test split, kept in `runs/tasks/DATA/SYSTEM/` with its predictions, so that it can be
+interrupted and goes on; the table is `runs/tasks/tasks.md`. English models are tuned from minilm, Japanese ones from
+`runs/ja-encoder`, a run of the recipe of that name. Prompted models see the first `PROMPTED` examples only: each takes
+as long as all of a fine-tuned model's.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.harness import Report
+
+if TYPE_CHECKING:
+    from tsumugu.data.labelled.examples import Examples
+    from tsumugu.evaluation.results import Results
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+PLACE = Path("runs/tasks")
+BASES = {"en": "minilm", "ja": "runs/ja-encoder"}
+TRAIN, TEST, PROMPTED = 4000, 1000, 100
+"""Examples at most: learnt from, tested on, prompted with."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of data.
+
+    Attributes:
+        data: the folder of its splits; `train` another one that its training split is in.
+        task: as `tsumugu finetune` has it; None where no pre-trained model of that kind is at hand.
+        prompted: as `tsumugu run` has it, for a model that goes on with texts.
+        baselines: the classical ones, the one to beat last.
+        epochs: of tuning.
+    """
+
+    data: str
+    language: str
+    task: str | None
+    prompted: str | None
+    baselines: tuple[str, ...]
+    train: str | None = None
+    epochs: float = 3.0
+    max_length: int = 128
+
+
+CLASSES = ("majority", "embeddings", "tfidf")
+NUMBERS = ("overlap", "embeddings", "tfidf")
+CASES = [
+    Case("sentence_polarity_en", "en", "sentiment-analysis", "sentiment-analysis", CLASSES),
+    Case("sib200_en", "en", "text-classification", "zero-shot-classification", CLASSES, epochs=10),
+    Case("snli_small_en", "en", "nli", "natural-language-inference", CLASSES),
+    Case("stsb_captions_en", "en", "text-similarity", None, NUMBERS, epochs=10),
+    Case("wnut17", "en", "ner", "token-classification", ("token-majority",), epochs=5),
+    Case("qed_en", "en", "question-answering", "question-answering", ("overlap",), epochs=10, max_length=256),
+    Case("medical_abstracts_en", "en", "text-classification", None, CLASSES, epochs=5, max_length=192),
+    Case("scitldr_en", "en", None, "summarization", ("lead",)),
+    Case("sib200_ja", "ja", "text-classification", None, CLASSES, epochs=10),
+    Case("chabsa", "ja", "text-classification", None, CLASSES, epochs=5),
+    Case("aozora_author_ja", "ja", "text-classification", None, CLASSES, epochs=10),
+    Case("jnli", "ja", "nli", None, CLASSES, train="jnli_neg", epochs=5),
+    Case("jsts", "ja", "text-similarity", None, NUMBERS, epochs=5),
+    Case("ner_wikipedia_ja", "ja", "ner", None, ("token-majority",), epochs=8),
+    Case("jsquad", "ja", "question-answering", None, ("overlap",), epochs=5, max_length=256),
+    Case("jcommonsenseqa", "ja", "multiple-choice", None, ("majority", "tfidf", "overlap")),
+    Case("asdc_scud_ja", "ja", None, None, ("copy",)),
+]
+
+
+def run(report: Report) -> None:
+    """Evaluate what is not there yet, and write the table."""
+    if not SHARED.is_dir():
+        report.skip("tasks", f"there is no {SHARED.name} beside the project")
+        return
+    with tempfile.TemporaryDirectory() if report.smoke else nullcontext(str(PLACE)) as folder:
+        lines = [line for case in (CASES[1:2] if report.smoke else CASES) for line in solve(case, Path(folder), report)]
+        head = ["| Data | System | Metric | Score | Examples | p | Seconds |", "|---|---|---|---|--:|---|--:|"]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "tasks.md").write_text("\n".join([*head, *lines]) + "\n", "utf-8")
+
+
+def solve(case: Case, place: Path, report: Report) -> list[str]:
+    """The lines of a set of data."""
+    import tsumugu as tg
+    from tsumugu.evaluation.comparison import rank
+    from tsumugu.evaluation.results import load
+
+    splits = tg.load_splits(SHARED / case.data)
+    train = tg.load_splits(SHARED / case.train)["train"] if case.train else splits.get("train")
+    test = splits["test"][: 20 if report.smoke else TEST]
+    folder, found = place / case.data, []
+    for name in case.baselines:
+        _cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train), found)
+    base = BASES[case.language]
+    if case.task is not None and (case.language == "en" or Path(base).exists()):
+        _cell(folder / "fine-tuned", lambda: _tuned(case, base, folder, test, small=report.smoke), found)
+    elif case.task is not None:
+        report.skip(f"{case.data}, fine-tuned", f"there is no {base}: tsumugu pretrain --config ja-encoder")
+    if case.prompted is not None and not report.smoke:
+        options: dict[str, Any] = {"name": "smollm2, prompted"}
+        few = test[:PROMPTED]
+        _cell(folder / "prompted", lambda: tg.evaluate(few, model="smollm2", task=case.prompted, **options), found)
+    loaded = {path.name: load(path / "results.json") for path in found}
+    same = [each for name, each in loaded.items() if name != "prompted"]
+    beaten = rank(same, against=loaded[case.baselines[-1]][0].system) if len(same) > 1 else None
+    chances = {} if beaten is None else {each.system: each.difference for each in beaten.ranks}
+    lines = []
+    for name, (results, _) in loaded.items():
+        difference = chances.get(results.system)
+        chance = "" if difference is None or name == "prompted" else f"{difference.p:.4f}"
+        lines.append(_line(case.data, name, results, chance))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _cell(folder: Path, make: Any, found: list[Path]) -> None:
+    """An evaluation, made where it is not there."""
+    if not (folder / "results.json").is_file():
+        make().save(folder)
+    found.append(folder)
+
+
+def _tuned(case: Case, base: str, folder: Path, test: Examples, *, small: bool) -> Any:
+    """The test split, solved by a model that is tuned first."""
+    import tsumugu as tg
+
+    files = {
+        split: next(each for each in sorted((SHARED / name).glob(f"{split}*")) if each.suffix != ".md")
+        for split, name in (("train", case.train or case.data), ("validation", case.data))
+    }
+    began = time.perf_counter()
+    tuned = tg.finetune(
+        {
+            "name": "fine-tuned",
+            "task": case.task,
+            "model": {"source": base},
+            "data": {
+                "source": str(files["train"]),
+                "validation": str(files["validation"]),
+                "limit": 16 if small else TRAIN,
+                "max_length": case.max_length,
+            },
+            "train": {"epochs": 1.0 if small else case.epochs, "batch": 32},
+            "evaluation": {"every": 0.25, "rows": 20 if small else 300},
+            "checkpoints": {"every": 0},
+        },
+        folder / "run",
+        resume=True,
+        quiet=True,
+    )
+    from tsumugu.tuning.objectives import find_objective
+
+    solver = tg.pipeline(find_objective(case.task or "").solver, tuned.model)
+    made = tg.evaluate(test, model=solver, name="fine-tuned")
+    (folder / "training.json").write_text(json.dumps({"seconds": time.perf_counter() - began}) + "\n", "utf-8")
+    return made
+
+
+def _line(data: str, name: str, results: Results, chance: str) -> str:
+    score = results.scores[results.primary]
+    cells = [data, name, results.primary, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"]
+    return f"| {' | '.join([*cells, str(results.examples), chance, f'{results.seconds or 0:.0f}'])} |"

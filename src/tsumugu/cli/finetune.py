@@ -40,7 +40,7 @@ def finetune(
     ----------
     task
         text-classification (sentiment-analysis), natural-language-inference, text-similarity, token-classification
-        (ner), question-answering, multiple-choice, summarization, translation.
+        (ner), question-answering, multiple-choice, summarization, translation, instruction-tuning, preference (dpo).
     """
     from tsumugu.training.recipe import read_yaml, with_overrides
     from tsumugu.tuning.objectives import find_objective

@@ -67,6 +67,8 @@ def task_for(kind: str, name: str | None = None) -> str:
         InputError: the task does not solve this kind.
         UnknownNameError: there is no such task.
     """
+    if kind not in TASKS_OF:
+        raise InputError(f"there is no score for {kind}", where="data", mend="it is for tsumugu finetune")
     name = TASKS_OF[kind][0] if name is None else name
     chosen = (
         TASKS.canonical(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import tokenizers
 
 from tsumugu.core.errors import InputError
-from tsumugu.text.chat import ChatTemplates
+from tsumugu.text.chat import ChatTemplates, RenderedChat
 from tsumugu.text.encoding import Encoding, Limits, as_tensor, legal_side, pad, plan_limits, truncated
 from tsumugu.text.inputs import Inputs, explain, read_ids, read_inputs
 from tsumugu.text.special import SpecialTokens
@@ -356,6 +356,11 @@ class Tokenizer(SpecialTokens):
     @chat_template.setter
     def chat_template(self, template: str | Mapping[str, str] | None) -> None:
         self._chat = ChatTemplates(template)
+
+    def render_chat(self, messages: Any, **options: Any) -> RenderedChat:
+        """One conversation as its template writes it, and where generation blocks wrote; see `ChatTemplates.render`."""
+        (found,) = self._chat.render(messages, special_tokens=self.special_tokens_map, **options).chats
+        return found
 
     def apply_chat_template(
         self,

@@ -52,7 +52,8 @@ class TaskObjective(ABC):
         name: of the task, as the loop tells it.
         kind: of the examples.
         head: that the model needs, a key of `tsumugu.models.base.HEADS`.
-        solver: the task of a pipeline that the tuned model solves.
+        solver: the task of a pipeline that the tuned model solves, and by whose score the best weights are chosen;
+            None where the loss chooses.
         term: the name of its loss.
         weights: the share of each loss in the whole: this one is all.
     """
@@ -60,7 +61,7 @@ class TaskObjective(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]
     head: ClassVar[str]
-    solver: ClassVar[str]
+    solver: ClassVar[str | None]
     term: ClassVar[str] = "label"
 
     def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:

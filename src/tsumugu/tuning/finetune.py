@@ -215,7 +215,7 @@ def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
         if not world.main or result.reason not in ("done", "early"):
             return Tuned(result)
         model = publish(folder)
-        test = None if splits.test is None else _test(kind, model, splits.test, folder / TEST)
+        test = None if splits.test is None or kind.solver is None else _test(kind, model, splits.test, folder / TEST)
         figures = [] if test is None else _figures(kind, test)
         about = About(name=folder.name, base_model=_public(recipe.model.source), results=figures)
         data = {"name": Path(recipe.data.source).name, "kind": kind.kind, "documents": len(splits.train)}
@@ -275,7 +275,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
             "device": str(world.device.type),
             "ranks": world.size,
         },
-        score=scores,
+        score=None if kind.solver is None else scores,
     )
 
 
@@ -342,7 +342,7 @@ def _test(kind: type[TaskObjective], model: Path, examples: Examples, folder: Pa
 def _figures(kind: type[TaskObjective], test: Evaluation) -> list[CardResult]:
     name = Path(test.results.source).parent.name or "data"
     return [
-        CardResult(task=kind.solver, dataset=name, metric=metric, value=value, split="test")
+        CardResult(task=kind.solver or kind.name, dataset=name, metric=metric, value=value, split="test")
         for metric, value in test.scores.items()
     ]
 

@@ -7,6 +7,8 @@ from tsumugu.core.registry import TASKS
 from tsumugu.tuning.base import TaskObjective
 from tsumugu.tuning.choice import MultipleChoice
 from tsumugu.tuning.classification import PairClassification, TextClassification, TextSimilarity
+from tsumugu.tuning.instruction import InstructionTuning
+from tsumugu.tuning.preference import Preference
 from tsumugu.tuning.spans import QuestionAnswering
 from tsumugu.tuning.tagging import TokenClassification
 from tsumugu.tuning.writing import TextToText
@@ -19,6 +21,8 @@ OBJECTIVES: tuple[type[TaskObjective], ...] = (
     QuestionAnswering,
     MultipleChoice,
     TextToText,
+    InstructionTuning,
+    Preference,
 )
 """What can be learnt."""
 
@@ -31,6 +35,9 @@ _ALSO = {
     "summarization": "text2text-generation",
     "translation": "text2text-generation",
     "text-to-text": "text2text-generation",
+    "chat": "instruction-tuning",
+    "sft": "instruction-tuning",
+    "dpo": "preference",
 }
 """Further names, beside the aliases of tasks."""
 

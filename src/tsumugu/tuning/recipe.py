@@ -82,8 +82,10 @@ class LossSection(Config):
         teacher: a model for the same labels; its probabilities are learnt, too (distillation).
         teacher_share: their share of the loss.
         temperature: that both are softened by.
+        beta: how strongly a preference is held to the start weights (DPO).
 
-    Source: smoothing: Szegedy et al. 2016, section 7; distillation: Hinton et al. 2015, section 2.
+    Source: smoothing: Szegedy et al. 2016, section 7; distillation: Hinton et al. 2015, section 2; beta: Rafailov
+    et al. 2023, section 4.
     """
 
     label_smoothing: float = limits(0.0, low=0.0, high=1.0)
@@ -91,6 +93,7 @@ class LossSection(Config):
     teacher: str | None = None
     teacher_share: float = limits(0.5, low=0.0, high=1.0)
     temperature: float = limits(2.0, low=0.01)
+    beta: float = limits(0.1, low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.columns import value_of
+from tsumugu.data.labelled.conversations import conversation_example, preference_example
 from tsumugu.data.labelled.examples import (
     Answer,
     ChoiceExample,
@@ -304,6 +305,8 @@ _MAKERS: dict[str, Callable[[Reader, Row, dict[str, Any]], Example]] = {
     "question-answering": _question_example,
     "multiple-choice": _choice_example,
     "text-to-text": _target_example,
+    "conversation": conversation_example,
+    "preference": preference_example,
 }
 
 

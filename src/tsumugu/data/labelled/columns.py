@@ -55,6 +55,11 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.startswith("["))
 
 
+def _is_said(value: Any) -> bool:
+    """A text, or messages."""
+    return _is_text(value) or _is_list(value)
+
+
 def _is_spans(value: Any) -> bool:
     return _is_list(value) and (isinstance(value, str) or all(isinstance(each, list | dict) for each in value))
 
@@ -86,6 +91,7 @@ _SECOND = (
     *("text2", "sentence2", "hypothesis", "text_b", "sentence_b", "#2 String", "question2", "sentence_B"),
     *("positive", "passage", "sentence", "text_pair"),
 )
+_MESSAGES = ("messages", "conversations", "conversation")
 _SCORE = ("score", "similarity", "similarity_score", "relatedness_score", "sim_score", "stars")
 
 PARTS: dict[str, tuple[Part, ...]] = {
@@ -123,6 +129,20 @@ PARTS: dict[str, tuple[Part, ...]] = {
         _LABEL,
     ),
     "text-classification": (_ID, Part("text", _TEXT, looks=_is_text), _LABEL),
+    "preference": (
+        _ID,
+        Part("prompt", ("prompt", "question", "instruction", "input"), needed=False, looks=_is_said),
+        Part("chosen", ("chosen", "better", "preferred"), looks=_is_said),
+        Part("rejected", ("rejected", "worse", "dispreferred"), looks=_is_said),
+    ),
+    "conversation": (
+        _ID,
+        Part("messages", _MESSAGES, needed=False, looks=_is_list),
+        Part("prompt", ("instruction", "prompt", "question"), needed=False, looks=_is_said),
+        Part("input", ("input", "context"), needed=False, looks=_is_text),
+        Part("answer", ("output", "completion", "response", "answer"), needed=False, looks=_is_said),
+        Part("system", ("system", "system_prompt"), needed=False, looks=_is_text),
+    ),
     "text-to-text": (
         _ID,
         Part(
@@ -175,7 +195,7 @@ def find_columns(kind: str, row: Row, wanted: Mapping[str, str] | None = None) -
             )
     if kind == "token-classification":
         return _either(found, row, wanted)
-    return found
+    return _said(found, row) if kind == "conversation" else found
 
 
 def guess_kind(row: Row, wanted: Mapping[str, str] | None = None) -> str:
@@ -194,6 +214,8 @@ def guess_kind(row: Row, wanted: Mapping[str, str] | None = None) -> str:
             continue
         if kind == "similarity" and not _scores(row, columns["score"]):
             continue
+        if kind == "conversation" and not {*_MESSAGES, "instruction"} & set(columns.values()):
+            continue  # a prompt and what completes it may be any two texts
         return kind
     raise InputError(
         f"it is not clear what kind of data this is (columns: {listed(row.values)})",
@@ -258,6 +280,19 @@ def _either(found: dict[str, str], row: Row, wanted: Mapping[str, str]) -> dict[
         f"no columns are known for tokens with tags, or a text with spans (columns: {listed(row.values)})",
         where=row.where,
         mend="name them: tokens= and tags=, or text= and spans=",
+    )
+
+
+def _said(found: dict[str, str], row: Row) -> dict[str, str]:
+    """Messages, or an instruction with its answer: what is there."""
+    if "messages" in found:
+        return {name: column for name, column in found.items() if name in ("id", "messages")}
+    if "prompt" in found and "answer" in found:
+        return found
+    raise InputError(
+        f"no columns are known for messages, or a prompt with its answer (columns: {listed(row.values)})",
+        where=row.where,
+        mend="name them: messages=, or prompt= and answer=",
     )
 
 

@@ -192,6 +192,42 @@ class TargetExample(Example):
         return self.targets
 
 
+Message = Mapping[str, Any]
+"""What somebody says in a conversation: a role, and the content as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationExample(Example):
+    """A conversation, of which the assistant's part is to be learnt."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(each["content"] for each in self.messages if each["role"] != "assistant")
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        return tuple(each["content"] for each in self.messages if each["role"] == "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceExample(Example):
+    """What was asked, and two answers of which people, or a model, chose one."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(each["content"] for each in self.prompt)
+
+    @property
+    def answer(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(each["content"] for each in answer) for answer in (self.chosen, self.rejected))
+
+
 KINDS: dict[str, type[Example]] = {
     "text-classification": TextExample,
     "pair-classification": PairExample,
@@ -200,6 +236,8 @@ KINDS: dict[str, type[Example]] = {
     "question-answering": QuestionExample,
     "multiple-choice": ChoiceExample,
     "text-to-text": TargetExample,
+    "conversation": ConversationExample,
+    "preference": PreferenceExample,
 }
 """The kinds of labelled data."""
 
@@ -218,6 +256,10 @@ KIND_ALIASES = {
     "translation": "text-to-text",
     "text2text-generation": "text-to-text",
     "text-generation": "text-to-text",
+    "chat": "conversation",
+    "instruction-tuning": "conversation",
+    "sft": "conversation",
+    "dpo": "preference",
 }
 
 

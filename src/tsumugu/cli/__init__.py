@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.stdout.flush()
     except TsumuguError as error:
         code = _fail(str(error))
-    except KeyboardInterrupt:
-        code = _fail("interrupted", code=130)
+    except KeyboardInterrupt as interrupt:
+        code = _fail(str(interrupt) or "interrupted", code=130)
     except BrokenPipeError:  # the reader went away (`tsumugu … | head`), which is no error of ours
         _forget_output()
         code = 141

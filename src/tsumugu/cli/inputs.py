@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from tsumugu.cli.dash import DASH
 from tsumugu.core.errors import InputError
-from tsumugu.data.readers import count_rows, read_rows
+from tsumugu.data.readers import OnError, count_rows, read_rows
 from tsumugu.data.rows import Row, text_column, text_of
+from tsumugu.data.sources import LONGEST_ROW, find_source, opened, pieces
+from tsumugu.data.sources import EncodingErrors as Errors
+
+if TYPE_CHECKING:
+    from tsumugu.tasks.base import Task
 
 T = TypeVar("T")
 
@@ -21,7 +28,10 @@ Texts = Annotated[str, DASH, Parameter(name="text", help="Texts; - reads standar
 InputPath = Annotated[
     Path | None,
     DASH,
-    Parameter(("--input", "-i"), help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file (also packed), or -."),
+    Parameter(
+        ("--input", "-i"),
+        help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file (also packed), a folder, a 'pattern', or -.",
+    ),
 ]
 InputFormat = Annotated[str | None, Parameter(help="What the input is, whatever its name says: jsonl, csv.gz, …")]
 TextColumn = Annotated[str | None, Parameter(help="The column with the text; two, with a comma, for pairs.")]
@@ -30,10 +40,11 @@ EncodingErrors = Annotated[Literal["strict", "replace"], Parameter(help="What to
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows to read, and how many there are where that is known."""
+    """Rows to read, how many there are where that is known, and the files that a folder or a pattern stands for."""
 
     rows: Iterator[Row]
     total: int | None
+    files: tuple[Path, ...] = ()
 
 
 def read_inputs(
@@ -42,25 +53,84 @@ def read_inputs(
     *,
     format: str | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
+    whole: bool = False,
+    on_error: OnError | None = None,
 ) -> Inputs:
-    """Rows from the command line (column `text`), from a file, or from standard input for `-` or nothing.
+    """Rows from the command line (column `text`), from files, or from standard input for `-` or nothing.
+
+    Args:
+        texts: of the command line.
+        path: a file; a folder, for the files of rows below it; a pattern, for the files that it fits.
+        format: overrules the suffixes.
+        encoding_errors: replace what is not UTF-8, or refuse it.
+        whole: each file is one text, whatever its suffix says.
+        on_error: called with what is wrong with a row that can be passed over; bytes that are not UTF-8 then become
+            lone surrogates.
 
     Raises:
-        InputError: both or neither are given, or the file cannot be read.
+        InputError: both or neither are given, or a file cannot be read.
     """
     if texts and path is not None:
-        raise InputError("both a text and --input are given", mend="choose one")
+        mend = "choose one; put a pattern in quotes" if Path(texts[0]).exists() else "choose one"
+        raise InputError("both a text and --input are given", mend=mend)
     if texts and list(texts) != ["-"]:
         return Inputs((Row(number, {"text": text}) for number, text in enumerate(texts, 1)), len(texts))
     source = Path("-") if path is None else path
     if str(source) == "-" and sys.stdin.isatty():
         raise InputError("there is no text", mend="give one, or --input FILE, or - for standard input")
-    return Inputs(read_rows(source, format=format, encoding_errors=encoding_errors), count_rows(source, format=format))
+    errors: Errors = "surrogateescape" if on_error is not None and encoding_errors == "strict" else encoding_errors
+    files, several = [source], source.is_dir() or (not source.exists() and glob.has_magic(str(source)))
+    if several:
+        from tsumugu.corpus.inputs import find_sources
+
+        files = [each.path for each in find_sources([source]) if each.path is not None]
+    found = tuple(files) if several else ()
+    if whole:
+        rows = (Row(number, {"text": _whole(each, errors)}, str(each), "file") for number, each in enumerate(files, 1))
+        return Inputs(rows, len(files), found)
+    counts = [count_rows(each, format=format) for each in files]
+    read = (read_rows(each, format=format, encoding_errors=errors, on_error=on_error) for each in files)
+    total = None if None in counts else sum(each or 0 for each in counts)
+    return Inputs(chain.from_iterable(read), total, found)
+
+
+def _whole(path: Path, errors: Errors) -> str:
+    """A file as one text."""
+    source = find_source(path, "txt", errors)
+    text, size = [], 0
+    with opened(source) as stream:
+        for piece in pieces(source, stream):
+            text.append(piece)
+            size += len(piece)
+            if size > LONGEST_ROW:
+                raise InputError(f"longer than {LONGEST_ROW >> 20} MiB", where=source.name, mend="read it by lines")
+    return "".join(text)
 
 
 def one_text(row: Row, column: str | None) -> str:
     """The text of a row, from the column named or found."""
     return text_of(row, text_column(row, column))
+
+
+class TextReader:
+    """Inputs of a task out of rows. The column that held the text of a file's first row holds those of all.
+
+    Args:
+        kind: the task.
+        column: the column with the text; found when left out.
+    """
+
+    def __init__(self, kind: type[Task], column: str | None) -> None:
+        self.kind, self.column = kind, column
+        self._found: tuple[str, str] | None = None  # the file, its column
+
+    def __call__(self, row: Row) -> Any:
+        known = self._found[1] if self._found is not None and self._found[0] == row.source else None
+        given = self.kind.read(row, self.column or known)
+        if self.column is None and known is None and isinstance(given, str):
+            found = [name for name in (text_column(row),) if row.values[name] == given]
+            self._found = (row.source, found[0]) if found else None
+        return given
 
 
 def in_batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tsumugu.cli.console import progress
 from tsumugu.cli.dash import DASH
 from tsumugu.cli.downloads import downloads
 from tsumugu.cli.inputs import (
@@ -20,8 +19,8 @@ from tsumugu.cli.inputs import (
     InputPath,
     Inputs,
     TextColumn,
+    TextReader,
     Texts,
-    in_batches,
     one_text,
     read_inputs,
 )
@@ -29,7 +28,6 @@ from tsumugu.cli.options import (
     Adapter,
     Device,
     DType,
-    Engine,
     GenerationFlags,
     Model,
     Quantize,
@@ -37,20 +35,24 @@ from tsumugu.cli.options import (
     TaskFlags,
     quantization,
 )
+from tsumugu.cli.running import Running, beside, plain
+from tsumugu.cli.windows import Problem
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import TASKS
+from tsumugu.data.resumable import Output
 from tsumugu.data.rows import Row
+from tsumugu.hub.resolve import resolve
 
 if TYPE_CHECKING:
+    from tsumugu.tasks.answers import Alone
     from tsumugu.tasks.base import Task
+    from tsumugu.tasks.workers import Workers
 
 STREAMING = ("text-generation", "chat")
 """Tasks that may show a text while they write it."""
 
 PIPED = 8
 """Rows of standard input that are read before they are answered."""
-
-Write = Callable[["type[Task]", dict[str, Any], Any], None]
 
 
 def run(
@@ -73,9 +75,19 @@ def run(
     reranker: Annotated[str | None, Parameter(help="semantic-search: a model that ranks what was found.")] = None,
     full_text: Annotated[bool, Parameter(negative="", help="text-generation: put the prompt in front.")] = False,
     batch_size: Annotated[int | None, Parameter(help="Rows computed together at most.")] = None,
+    workers: Annotated[
+        int | None, Parameter(("--workers", "-w"), help="Processes, each with a model and one thread.")
+    ] = None,
+    whole_files: Annotated[bool, Parameter(negative="", help="Each file of the input is one text.")] = False,
+    skip_errors: Annotated[bool, Parameter(negative="", help="Pass over rows that cannot be answered.")] = False,
+    error_report: Annotated[Path | None, DASH, Parameter(help="As --skip-errors; such rows go into this file.")] = None,
+    restart: Annotated[bool, Parameter(negative="", help="Do not go on with an unfinished output.")] = False,
     dtype: DType = "float32",
     device: Device = "cpu",
-    engine: Engine = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "onnx", "ray"],
+        Parameter(help="What computes, as of other verbs; ray: workers of a cluster, each with what auto takes."),
+    ] = "auto",
     quantize: Quantize = "auto",
     quiet: Quiet = False,
     asked: TaskFlags | None = None,
@@ -95,47 +107,95 @@ def run(
     options = (flags or GenerationFlags()).chosen() | (asked or TaskFlags()).chosen()
     if name == "text-generation":
         options["return_full_text"] = full_text
-    if texts and texts != ("-",) and input is None:
-        inputs = None
-    else:
-        inputs = read_inputs(texts, input, format=input_format, encoding_errors=encoding_errors)
-    beside = {} if context is None else {"context": _whole(context, encoding_errors)}
-    writer = None if output is None else _writer(output, input)
+    problems: list[Problem] | None = [] if skip_errors or error_report is not None else None
+    inputs: Inputs | None = None
+    if not texts or texts == ("-",) or input is not None:
+        told = None if problems is None else lambda error: problems.append(Problem(error))
+        reading: dict[str, Any] = {"format": input_format, "encoding_errors": encoding_errors}
+        inputs = read_inputs(texts, input, whole=whole_files, on_error=told, **reading)
+    if workers is not None and workers < 1:
+        raise InputError(f"{workers} workers do nothing", where="--workers", mend="at least 1")
+    given = {} if context is None else {"context": _whole(context, encoding_errors)}
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantize": quantization(quantize)}
+    loading["engine"] = "auto" if engine == "ray" else engine
+    loading["adapter"] = adapter
+    loading |= {} if batch_size is None else {"batch_size": batch_size}
+    loading |= {} if reranker is None else {"reranker": reranker}
+    settings = {"task": task, "model": model, "the model's files": _changed(model), **loading, **options, **given}
+    settings |= {"text column": text_column, "encoding errors": encoding_errors, "skip errors": problems is not None}
+    settings |= {"corpus": corpus, "whole files": whole_files}
+    if corpus is not None:
+        searched = read_inputs((), corpus, encoding_errors=encoding_errors).rows
+        loading["corpus"] = [one_text(row, text_column) for row in searched]
+    _require_other(output, inputs)
+    with (
+        Output(output, error_report, settings=settings, restart=restart, input_path=input) as file,
+        _solver(task, model, loading, workers, ray=engine == "ray", quiet=quiet) as solver,
+    ):
+        kind = solver.kind
+        if "candidate_labels" in options and "candidate_labels" not in kind.options and "labels" in kind.options:
+            options["labels"] = options.pop("candidate_labels")
+        inputs = inputs or _typed(kind, texts, pair=pair, beside=given)
+        if inputs.total == 1 and output is None and not json and name in STREAMING and _streams(solver, options):
+            for row in inputs.rows:
+                _stream(solver.task, kind.read(row, text_column), options)  # type: ignore[union-attr]
+            return
+        read = TextReader(kind, text_column)
+        # What comes through a pipe is answered as it comes; of a file, texts of like length are computed together.
+        piped = output is None and inputs.total is None
+        show = None if output is not None else _print_json if json else _Lines().show
+        Running(
+            name=name,
+            solver=solver,
+            options=options,
+            file=file,
+            show=show,
+            lines=show is not None and not json,
+            problems=problems,
+            reported=error_report is not None,
+            quiet=quiet,
+        ).answer(
+            inputs,
+            lambda row: read(replace(row, values=row.values | given)),
+            min(solver.window, batch_size or PIPED) if piped else solver.window,
+        )
+
+
+@contextmanager
+def _solver(
+    task: str, model: str | None, loading: dict[str, Any], workers: int | None, *, ray: bool, quiet: bool
+) -> Iterator[Alone | Workers]:
+    """What answers: a task in this process, or in several others."""
+    from tsumugu.tasks.answers import Alone
     from tsumugu.tasks.pipeline import pipeline
 
     with downloads(quiet=quiet) as watch:
-        searched: dict[str, Any] = {} if reranker is None else {"reranker": reranker}
-        if corpus is not None:
-            read = read_inputs((), corpus, encoding_errors=encoding_errors).rows
-            searched["corpus"] = [one_text(row, text_column) for row in read]
-        computing = {
-            "dtype": dtype,
-            "device": device,
-            "engine": engine,
-            "quantize": quantization(quantize),
-            "adapter": adapter,
-        }
-        solver = pipeline(task, model, batch_size=batch_size, progress=watch, **computing, **searched)
-    kind = type(solver)
-    if "candidate_labels" in options and "candidate_labels" not in kind.options and "labels" in kind.options:
-        options["labels"] = options.pop("candidate_labels")
-    if inputs is None:
-        inputs = _typed(kind, texts, pair=pair, beside=beside)
-    rows = ((row, kind.read(replace(row, values=row.values | beside), text_column)) for row in inputs.rows)
-    if inputs.total == 1 and not json and writer is None and name in STREAMING and _streams(options):
-        for _, text in rows:
-            _stream(solver, text, options)
+        if not ray and workers in (None, 1):
+            solver = Alone(pipeline(task, model, progress=watch, **loading))
+        elif model is not None:
+            resolve(model, progress=watch)
+    if not ray and workers in (None, 1):
+        yield solver
         return
-    # What comes through a pipe is answered as it comes; of a file, texts of like length are computed together.
-    window = solver.window if inputs.total is not None else min(solver.window, batch_size or PIPED)
-    show = _print_json if json else _Lines().show
-    with writer or nullcontext(show) as write, progress(quiet=quiet) as display:
-        bar = display.add_task(name, total=inputs.total)
-        for batch in in_batches(rows, window):
-            results = solver([each for _, each in batch], **options)
-            for (row, _), result in zip(batch, results, strict=True):
-                write(kind, row.values, result)
-            display.advance(bar, len(batch))
+    from tsumugu.tasks.workers import Workers
+
+    with Workers(workers, task, {"model": model, **loading}, ray=ray) as several:
+        yield several
+
+
+def _changed(model: str | None) -> int | None:
+    """When the files of a model in a folder were changed last."""
+    path = Path(model or "")
+    files = [path, *path.iterdir()] if model and path.is_dir() else [path] if model and path.is_file() else []
+    return max((each.stat().st_mtime_ns for each in files), default=None)
+
+
+def _require_other(output: Path | None, inputs: Inputs | None) -> None:
+    """Refuse to write a file that a folder or a pattern stands for."""
+    if output is not None and inputs is not None and output.exists():
+        for each in inputs.files:
+            if each.samefile(output):
+                raise InputError("the output is one of the input files", where=str(output), mend="choose another name")
 
 
 def _typed(kind: type[Task], texts: Sequence[str], *, pair: bool, beside: dict[str, Any]) -> Inputs:
@@ -160,8 +220,11 @@ def _whole(path: Path, errors: Literal["strict", "replace"]) -> str:
         raise InputError(f"byte {error.start} is not UTF-8", where=str(path), mend=mend) from None
 
 
-def _streams(options: dict[str, Any]) -> bool:
-    return bool(options.get("num_beams", 1) == 1 and options.get("num_return_sequences", 1) == 1)
+def _streams(solver: Alone | Workers, options: dict[str, Any]) -> bool:
+    from tsumugu.tasks.answers import Alone
+
+    single = options.get("num_beams", 1) == 1 and options.get("num_return_sequences", 1) == 1
+    return single and isinstance(solver, Alone)
 
 
 def _stream(solver: Any, text: str, options: dict[str, Any]) -> None:
@@ -174,27 +237,8 @@ def _stream(solver: Any, text: str, options: dict[str, Any]) -> None:
     print()
 
 
-@contextmanager
-def _written(writer: Any) -> Iterator[Write]:
-    """Rows with their results into a file, which appears when all are there."""
-    with writer as file:
-        yield lambda kind, values, result: file.write(_record(kind, values, result))
-
-
-def _writer(path: Path, input: Path | None) -> AbstractContextManager[Write]:
-    from tsumugu.data.writers import open_writer
-
-    return _written(open_writer(path, input_path=input))
-
-
-def _record(kind: type[Task], values: dict[str, Any], result: Any) -> dict[str, Any]:
-    """A row as it is written: what was read, and the result beside it; a column that was there stays as it was."""
-    found = kind.record(result)
-    return values | {f"predicted_{name}" if name in values else name: value for name, value in found.items()}
-
-
-def _print_json(kind: type[Task], values: dict[str, Any], result: Any) -> None:
-    print(jsonlib.dumps(_record(kind, values, result), ensure_ascii=False), flush=True)
+def _print_json(values: dict[str, Any], found: dict[str, Any]) -> None:
+    print(jsonlib.dumps(beside(values, found), ensure_ascii=False, default=plain), flush=True)
 
 
 class _Lines:
@@ -203,8 +247,7 @@ class _Lines:
     def __init__(self) -> None:
         self.before = 0
 
-    def show(self, kind: type[Task], values: dict[str, Any], result: Any) -> None:
-        lines = list(kind.lines(result))
+    def show(self, values: dict[str, Any], lines: list[str]) -> None:
         if self.before and max(self.before, len(lines)) > 1:
             print()
         for line in lines:

@@ -111,6 +111,7 @@ class ParquetEncoder:
     def __init__(self, file: BinaryIO, folder: Path) -> None:
         self._file = file
         self._folder = folder
+        self.state: Any = None  # it never goes on
         self._writer: Any = None
         self._schema = pa.schema([])
         self._held: list[Mapping[str, Any]] = []

@@ -68,10 +68,13 @@ class Writer:
         self._format = rows
         self._field = field
         self._encoder: _Encoder | None = None
+        self._state: Any = None  # of a file that is gone on with
 
     def __enter__(self) -> Self:
         file = self._target.open()
         self._encoder = self._new_encoder(file)
+        if self._state is not None:
+            self._encoder.state = self._state
         return self
 
     def write(self, values: Mapping[str, Any]) -> None:
@@ -124,6 +127,8 @@ class Writer:
 class _Encoder(Protocol):
     """Turns rows into the bytes of one format."""
 
+    state: Any
+
     def write(self, values: Mapping[str, Any], where: str) -> None: ...
 
     def finish(self) -> None: ...
@@ -132,10 +137,15 @@ class _Encoder(Protocol):
 
 
 class _LineEncoder:
-    """What the encoders of text share."""
+    """What the encoders of text share.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Attributes:
+        state: what an encoder must know of the rows before to go on after them, as JSON has it.
+    """
+
+    def __init__(self, file: BinaryIO, state: Any = None) -> None:
         self._file = file
+        self.state = state
 
     def _put(self, text: str, where: str) -> None:
         try:
@@ -152,34 +162,32 @@ class _LineEncoder:
 
 class _JsonEncoder(_LineEncoder):
     def __init__(self, file: BinaryIO, *, in_array: bool) -> None:
-        super().__init__(file)
+        super().__init__(file, "[\n" if in_array else None)
         self._in_array = in_array
-        self._next = "[\n"
 
     def write(self, values: Mapping[str, Any], where: str) -> None:
         text = _json(dict(values), where)
         if self._in_array:
-            self._put(self._next + text, where)
-            self._next = ",\n"
+            self._put(self.state + text, where)
+            self.state = ",\n"
         else:
             self._put(text + "\n", where)
 
     def finish(self) -> None:
         if self._in_array:
-            self._put("[]\n" if self._next == "[\n" else "\n]\n", "")
+            self._put("[]\n" if self.state == "[\n" else "\n]\n", "")
 
 
 class _CsvEncoder(_LineEncoder):
     def __init__(self, file: BinaryIO, delimiter: str) -> None:
         super().__init__(file)
-        self._columns: list[str] | None = None
         self._text = io.StringIO(newline="")
         self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
         self._quoted = csv.writer(self._text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write(self, values: Mapping[str, Any], where: str) -> None:
-        header = self._columns is None
-        columns = list(values) if self._columns is None else self._columns
+        header = self.state is None
+        columns: list[str] = list(values) if self.state is None else self.state
         for name in values:
             if name not in columns:
                 mend = "write .jsonl to keep rows of different columns"
@@ -192,20 +200,19 @@ class _CsvEncoder(_LineEncoder):
         self._text.seek(0)
         self._text.truncate()
         self._put(line, where)
-        self._columns = columns
+        self.state = columns
 
 
 class _TextEncoder(_LineEncoder):
     def __init__(self, file: BinaryIO, field: str | None) -> None:
-        super().__init__(file)
-        self._field = field
+        super().__init__(file, field)
 
     def write(self, values: Mapping[str, Any], where: str) -> None:
-        if self._field is None:
-            self._field = _text_field(values, where)
-        if self._field not in values:
-            raise InputError(f"there is no column {self._field!r} (columns: {listed(values)})", where=where)
-        text = _field(values[self._field], where)
+        if self.state is None:
+            self.state = _text_field(values, where)
+        if self.state not in values:
+            raise InputError(f"there is no column {self.state!r} (columns: {listed(values)})", where=where)
+        text = _field(values[self.state], where)
         self._put(text.replace("\r", "\\r").replace("\n", "\\n") + "\n", where)
 
 

@@ -135,7 +135,9 @@ def open_graph(folder: Path, *, threads: int = 0) -> Any:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: as many as OMP_NUM_THREADS says, else all that it is let on."""
+    if (said := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(said):
+        return int(said)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

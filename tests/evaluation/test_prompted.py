@@ -13,7 +13,8 @@ from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.load import load_examples
 from tsumugu.evaluation.evaluate import evaluate
 from tsumugu.evaluation.results import Settings
-from tsumugu.evaluation.shots import as_shots, pick
+from tsumugu.evaluation.shots import pick
+from tsumugu.tasks.prompting.examples import as_shots
 
 QUICK = Settings(resamples=50)
 TEXT = [{"text": text, "label": label} for text, label in (("a cat", "x"), ("dogs", "x"), ("a rose", "y"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tests.engines.conftest import Build, build, tokenizer  # noqa: F401
 
 import tsumugu as tg
+from tsumugu.cli import main
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED
 from tsumugu.models.base import Model
@@ -270,6 +272,7 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("sentiment-analysis", "x", {"examples": EXAMPLES, "choose": "simlar"}, "did you mean 'similar'"),
     ("sentiment-analysis", "x", {"examples": [{"text": "x"}]}, r"examples\[0\]: there is no label"),
     ("sentiment-analysis", "x", {"examples": [{"text": "x", "label": "postive"}]}, "did you mean 'positive'"),
+    ("sentiment-analysis", "x", {"examples": "no/such.jsonl"}, "no/such.jsonl: there is no such file"),
     ("nli", {"premise": "x"}, {}, "row 0: expected premise and hypothesis"),
     ("zero-shot-classification", "x", {}, "no label to choose from"),
     ("multiple-choice", {"question": "x", "choices": ["a"]}, {}, "two or more texts"),
@@ -307,3 +310,81 @@ def test_smollm2_knows_what_people_like(smollm2_path: Path) -> None:
     texts = ["What a wonderful day!", "This is terrible.", "I love this film.", "The food was awful."]
     assert [each["label"] for each in task(texts)] == ["positive", "negative", "positive", "negative"]
     assert task(texts[0])[0]["label"] == "positive"
+
+
+def test_examples_from_a_file(tmp_path: Path, solver: Any) -> None:
+    task, file = solver("sentiment-analysis"), tmp_path / "shots.csv"
+    file.write_text("text,label\n" + "".join(f"{each['text']},{each['label']}\n" for each in EXAMPLES), "utf-8")
+    assert task(TEXTS, examples=str(file)) == task(TEXTS, examples=EXAMPLES)
+    spans = tmp_path / "spans.jsonl"
+    spans.write_text('{"text": "Ada ran", "entities": [{"start": 0, "end": 3, "label": "PER"}]}\n', "utf-8")
+    shown = [{"text": "Ada ran", "entities": [{"word": "Ada", "entity_group": "PER"}]}]
+    assert solver("ner")(TEXTS[:2], examples=spans) == solver("ner")(TEXTS[:2], examples=shown)
+    file.write_text("text,mood\nx,positive\n", "utf-8")
+    with pytest.raises(InputError, match=r"shots\.csv"):
+        solver("sentiment-analysis")("x", examples=file)
+
+
+def test_examples_by_chance(solver: Any) -> None:
+    task = solver("sentiment-analysis")
+    many = [{"text": f"text {at}", "label": "positive"} for at in range(20)]
+    rows = [{"text": "a"}, {"text": "b"}]
+
+    def shown(**options: Any) -> list[list[str]]:
+        return [[each["text"] for each in mine] for mine in task._shown(rows, {"examples": many, **options})]
+
+    first = shown(choose="random", shots=4)
+    assert first[0] == first[1]
+    assert first == shown(choose="random", shots=4, seed=0)
+    assert first != shown(choose="random", shots=4, seed=1)
+    assert first[0] != [f"text {at}" for at in range(4)]
+    assert sorted(shown(choose="random")[0]) == sorted(each["text"] for each in many)
+
+
+def test_prompts_as_a_user_types_them(
+    model: Model,
+    tokenizer: Tokenizer,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tg.save_model(model, tmp_path / "model", tokenizer=tokenizer)
+    shots, template = tmp_path / "shots.jsonl", tmp_path / "asked.jinja"
+    rows = [{"text": each["text"], "label": each["label"].replace("positive", "good")} for each in EXAMPLES]
+    shots.write_text("".join(json.dumps(each) + "\n" for each in rows), "utf-8")
+    template.write_text("{% for item in items %}{{ item.text }}: {{ item.answer }}\n{% endfor %}", "utf-8")
+
+    def typed(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            main(["run", *map(str, arguments), "-m", str(tmp_path / "model"), "--json"])
+        printed = capfd.readouterr()
+        return int(leaving.value.code or 0), printed.out, printed.err
+
+    common = ("--examples", shots, "--shots", 2, "--choose", "random", "--template", template)
+    code, out, error = typed(
+        "sentiment-analysis", *TEXTS, *common, "--calibrate", "pmi", "--labels", "good=+,negative=-"
+    )
+    assert code == 0, error
+    words = {"good": "+", "negative": "-"}
+    given = {"examples": rows, "shots": 2, "choose": "random", "template": str(template), "labels": words}
+    wanted = tg.pipeline("sentiment-analysis", model, tokenizer)(TEXTS, calibration="pmi", **given)
+    for line, answer in zip(out.splitlines(), wanted, strict=True):
+        assert json.loads(line) == {**json.loads(line), **answer}
+    japanese = typed("qa", "誰", "--language", "ja", "--vote", 3, "-n", 4, "--seed", 1)
+    assert japanese[0] == 0, japanese[2]
+    asked = tg.pipeline("qa", model, tokenizer)("誰", language="ja", votes=3, max_new_tokens=4, seed=1)
+    assert json.loads(japanese[1])["answer"] == asked["answer"]
+    zero = typed("zero-shot", "a cat", "--labels", "cats, dogs", "--language", "en")
+    assert set(json.loads(zero[1])["labels"]) == {"cats", "dogs"}
+    held = typed("text-generation", "a cat", "--choice", "yes", "--choice", "no")
+    assert json.loads(held[1])["generated_text"] in ("yes", "no")
+    for bad, message in [
+        (("sentiment-analysis", "x", "--examples", "nowhere.csv"), "there is no such file"),
+        (("sentiment-analysis", "x", "--examples", shots), "'good' is none of the labels"),
+        (("sentiment-analysis", "x", "--votes", 3), "has no option 'votes'"),
+        (("text-generation", "x", "--examples", shots), "has no option 'examples'"),
+        (("sentiment-analysis", "x", "--language", "fr"), "--language"),
+    ]:
+        code, _, error = typed(*bad)
+        assert (code, error.count("\n")) == (2, 1), error
+        assert message in error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+
+from tsumugu.core.errors import InputError
 
 Device = Annotated[str, Parameter(help="Where to compute: cpu, cuda, cuda:1, mps.")]
 DType = Annotated[
@@ -78,6 +81,46 @@ class TaskFlags:
         return {name: value for name, value in given.items() if value not in (None, False)}
 
 
+@Parameter(name="*", group=Group("Prompts", sort_key=7))
+@dataclass(kw_only=True)
+class PromptFlags:
+    """How a task is put to a model that only writes text."""
+
+    examples: Annotated[Path | None, Parameter(help="A file of labelled data that the prompt shows.")] = None
+    shots: Annotated[int | None, Parameter(help="How many of them; all when left out.")] = None
+    choose: Annotated[
+        Literal["first", "similar", "random"] | None, Parameter(help="Which of them; similar: most like each row.")
+    ] = None
+    embedder: Annotated[str | None, Parameter(help="The encoder that says how like they are; minilm.")] = None
+    template: Annotated[Path | None, Parameter(help="A Jinja template, or a folder of them, in place of ours.")] = None
+    language: Annotated[Literal["en", "ja"] | None, Parameter(help="Of the prompt.")] = None
+    chat: Annotated[Switch, Parameter(help="Ask in the model's chat format.")] = False
+    labels: Annotated[
+        Words, Parameter(help="The labels, with commas between them; LABEL=WORD says the word for it in the prompt.")
+    ] = None
+    calibration: Annotated[
+        Literal["none", "contextual", "pmi"] | None,
+        Parameter(("--calibration", "--calibrate"), help="Even out what the model likes to say in any case."),
+    ] = None
+    votes: Annotated[
+        int | None, Parameter(("--votes", "--vote"), help="Draw so many answers, take what most agree on.")
+    ] = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Only what was asked for."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        options = {name: value for name, value in given.items() if value not in (None, False)}
+        for name in {"examples", "template"} & options.keys():
+            if not options[name].exists():
+                raise InputError("there is no such file", where=f"--{name} {options[name]}")
+            options[name] = str(options[name])
+        if "labels" in options:
+            parts = [each.partition("=") for one in options["labels"] for each in one.split(",")]
+            words = {label.strip(): word.strip() or label.strip() for label, _, word in parts}
+            options["labels"] = words if any(equals for _, equals, _ in parts) else list(words)
+        return options
+
+
 @Parameter(name="*", group=Group("Generation", sort_key=10))
 @dataclass(kw_only=True)
 class GenerationFlags:
@@ -100,6 +143,9 @@ class GenerationFlags:
     num_return_sequences: Annotated[int | None, Parameter(help="Texts for each prompt.")] = None
     stop: Annotated[list[str] | None, Parameter(negative="", help="Text that ends the text; may be repeated.")] = None
     truncation: Annotated[bool, Parameter(negative="", help="Drop the beginning of a prompt that is too long.")] = False
+    choices: Annotated[Words, Parameter("--choice", help="The text is one of these; may be repeated.")] = None
+    regex: Annotated[str | None, Parameter(help="The whole text matches this regular expression.")] = None
+    json_schema: Annotated[Path | None, Parameter(help="The text is JSON that fits the schema in this file.")] = None
 
     def chosen(self) -> dict[str, Any]:
         """Only what was asked for."""
@@ -109,6 +155,10 @@ class GenerationFlags:
             options["do_sample"] = False
         if "stop" in options:
             options["stop_strings"] = tuple(options.pop("stop"))
+        if "choices" in options:
+            options["choices"] = tuple(options["choices"])
+        if "json_schema" in options:
+            options["json_schema"] = options["json_schema"].read_text("utf-8")
         return options
 
 

@@ -30,6 +30,7 @@ from tsumugu.cli.options import (
     DType,
     GenerationFlags,
     Model,
+    PromptFlags,
     Quantize,
     Quiet,
     TaskFlags,
@@ -91,6 +92,7 @@ def run(
     quantize: Quantize = "auto",
     quiet: Quiet = False,
     asked: TaskFlags | None = None,
+    prompt: PromptFlags | None = None,
     flags: GenerationFlags | None = None,
 ) -> None:
     """Solve TASK for every text.
@@ -104,7 +106,8 @@ def run(
         sentence-embedding or sentence-similarity.
     """
     name = TASKS.canonical(task)
-    options = (flags or GenerationFlags()).chosen() | (asked or TaskFlags()).chosen()
+    prompted = (prompt or PromptFlags()).chosen()
+    options = (flags or GenerationFlags()).chosen() | (asked or TaskFlags()).chosen() | prompted
     if name == "text-generation":
         options["return_full_text"] = full_text
     problems: list[Problem] | None = [] if skip_errors or error_report is not None else None
@@ -124,6 +127,7 @@ def run(
     settings = {"task": task, "model": model, "the model's files": _changed(model), **loading, **options, **given}
     settings |= {"text column": text_column, "encoding errors": encoding_errors, "skip errors": problems is not None}
     settings |= {"corpus": corpus, "whole files": whole_files}
+    settings |= {f"the file of {each}": _changed(prompted.get(each)) for each in ("examples", "template")}
     if corpus is not None:
         searched = read_inputs((), corpus, encoding_errors=encoding_errors).rows
         loading["corpus"] = [one_text(row, text_column) for row in searched]
@@ -133,8 +137,9 @@ def run(
         _solver(task, model, loading, workers, ray=engine == "ray", quiet=quiet) as solver,
     ):
         kind = solver.kind
-        if "candidate_labels" in options and "candidate_labels" not in kind.options and "labels" in kind.options:
-            options["labels"] = options.pop("candidate_labels")
+        for given_as, other in (("candidate_labels", "labels"), ("labels", "candidate_labels")):
+            if given_as in options and given_as not in kind.options and other in kind.options:
+                options[other] = options.pop(given_as)
         inputs = inputs or _typed(kind, texts, pair=pair, beside=given)
         if inputs.total == 1 and output is None and not json and name in STREAMING and _streams(solver, options):
             for row in inputs.rows:
@@ -183,10 +188,10 @@ def _solver(
         yield several
 
 
-def _changed(model: str | None) -> int | None:
-    """When the files of a model in a folder were changed last."""
-    path = Path(model or "")
-    files = [path, *path.iterdir()] if model and path.is_dir() else [path] if model and path.is_file() else []
+def _changed(source: str | None) -> int | None:
+    """When a file, or what is in a folder, was changed last."""
+    path = Path(source or "")
+    files = [path, *path.iterdir()] if source and path.is_dir() else [path] if source and path.is_file() else []
     return max((each.stat().st_mtime_ns for each in files), default=None)
 
 

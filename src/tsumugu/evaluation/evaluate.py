@@ -248,8 +248,9 @@ def _model(
             task or chosen, model, adapter=adapter
         )  # the name as given may say more, such as two languages
     if shots:
-        from tsumugu.evaluation.shots import as_shots, pick
+        from tsumugu.evaluation.shots import pick
         from tsumugu.tasks.prompting.base import Prompted
+        from tsumugu.tasks.prompting.examples import as_shots
 
         if not isinstance(solver, Prompted):
             raise InputError("only prompts show examples", where="shots", mend="name a model that goes on with texts")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 16
 """Texts that are written side by side."""
-CHOOSE = ("first", "similar")
+CHOOSE = ("first", "similar", "random")
 CONTENT_FREE = ("", "N/A", "[MASK]")
 """Texts that say nothing. Source: Zhao et al. 2021, section 5."""
 
@@ -40,9 +40,11 @@ class Prompted(Task):
     """A task that a decoder solves because it is asked to.
 
     Options of a call, beside the task's own:
-        examples: rows with their answers, as mappings, that stand in the prompt.
+        examples: rows with their answers that stand in the prompt: mappings, or a file of labelled data.
         shots: how many of them; all when left out.
-        choose: `first`, or `similar`: those most like the row, by an encoder, the nearest last.
+        choose: `first`; `random`, the same for all rows; or `similar`: those most like the row, by an encoder, the
+            nearest last.
+        seed: of that chance (0).
         embedder: which encoder (minilm).
         language: of the prompt, en or ja.
         template: a template, its file, or a folder of templates, in place of the package's.
@@ -60,7 +62,7 @@ class Prompted(Task):
     heads: ClassVar[tuple[str, ...]] = ("causal-lm",)
     sorts: ClassVar[bool] = True
     common: ClassVar[frozenset[str]] = frozenset(
-        {"examples", "shots", "choose", "embedder", "language", "template", "chat"}
+        {"examples", "shots", "choose", "seed", "embedder", "language", "template", "chat"}
     )
 
     def __init__(self, model: Model | OnnxModel, tokenizer: Tokenizer, **options: Any) -> None:
@@ -69,6 +71,11 @@ class Prompted(Task):
         self._scorer: tuple[list[int], Scorer] | None = None
         self._prefix: tuple[list[int], Any] | None = None
         self._vectors: tuple[Any, Any] | None = None
+        self._given: tuple[str, list[dict[str, Any]]] | None = None
+
+    @property
+    def window(self) -> int:
+        return self.batch_size or ROWS_AT_ONCE
 
     @classmethod
     def load(
@@ -141,7 +148,7 @@ class Prompted(Task):
 
     def _shown(self, rows: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
         """For each row the examples that stand before it."""
-        given = list(options.get("examples") or ())
+        given = self._examples(options.get("examples"))
         examples = []
         for index, example in enumerate(given):
             where = f"examples[{index}]"
@@ -156,10 +163,23 @@ class Prompted(Task):
         how = options.get("choose", "first")
         if how not in CHOOSE:
             raise InputError(f"examples are not chosen by {how!r}", where="choose", mend=did_you_mean(str(how), CHOOSE))
-        if how == "first" or count == len(examples) == 0:
+        if how == "random":
+            order = np.random.default_rng(int(options.get("seed") or 0)).permutation(len(examples))
+            examples = [examples[place] for place in order]
+        if how != "similar" or count == len(examples) == 0:
             return [examples[:count]] * len(rows)
         nearest = self._nearest(examples, rows, count, options.get("embedder", "minilm"))
         return [[examples[place] for place in places] for places in nearest]
+
+    def _examples(self, given: Any) -> list[Example]:
+        """Examples as they were handed in, or out of a file, which is read once."""
+        if not isinstance(given, str | Path):
+            return list(given or ())
+        if self._given is None or self._given[0] != str(given):
+            from tsumugu.tasks.prompting.examples import read_examples
+
+            self._given = (str(given), read_examples(self, given))
+        return list(self._given[1])
 
     def _nearest(
         self, examples: Sequence[Example], rows: Sequence[Mapping[str, str]], count: int, embedder: str

@@ -147,7 +147,8 @@ class PromptedZeroShot(ShowsLabels, PromptedClassification):
     """Labels of one's own choice: `{"sequence", "labels", "scores"}`, the likeliest label first.
 
     Options of a call, beside those of `PromptedClassification`:
-        candidate_labels: a list, or one text with commas; also the second argument of a call.
+        candidate_labels: a list, one text with commas, or a mapping from labels to words; also the second argument of a
+            call.
         multi_label: judge each label by itself, by yes or no, rather than labels among each other.
     """
 
@@ -161,13 +162,14 @@ class PromptedZeroShot(ShowsLabels, PromptedClassification):
         return Prompted.__call__(self, inputs, **options)
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
-        labels = _several(options.pop("candidate_labels", None))
+        given = options.pop("candidate_labels", None)
+        labels = _several(given)
         if options.pop("multi_label", False) or len(labels) == 1:
             judge = PromptedJudgement(self.model, self.tokenizer)
             asked = [{"text": row, "label": label} for row in rows for label in labels]
             scores = judge._scores(asked, options)[:, 1].reshape(len(rows), len(labels))
         else:
-            scores = self._scores(rows, {**options, "labels": labels})
+            scores = self._scores(rows, {**options, "labels": given if isinstance(given, Mapping) else labels})
         results = []
         for row, mine in zip(rows, scores, strict=True):
             order = np.argsort(-mine, kind="stable")

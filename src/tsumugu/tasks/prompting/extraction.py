@@ -6,12 +6,13 @@ What may be written is held to stretches of that very text by a grammar, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.data.rows import Row, text_of
 from tsumugu.generation.constrained import quoted
 from tsumugu.tasks.prompting.base import Example, Prompted, vote
 from tsumugu.tasks.prompting.template import Prompt
@@ -185,6 +186,15 @@ class PromptedQuestionAnswering(Prompted):
             start = max(0, row["context"].find(answer))
             results.append({"score": share, "start": start, "end": start + len(answer), "answer": answer})
         return results
+
+    @classmethod
+    def rows(cls, texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"question": texts[0]}] if len(texts) == 1 else super().rows(texts)
+
+    @classmethod
+    def read(cls, row: Row, column: str | None = None) -> Any:
+        alone = column is None and "question" in row.values and "context" not in row.values
+        return {"question": text_of(row, "question")} if alone else super().read(row, column)
 
     @classmethod
     def record(cls, result: Any) -> dict[str, Any]:

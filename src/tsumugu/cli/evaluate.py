@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _DATA = Group("Data", sort_key=1)
 _SCORES = Group("Scores", sort_key=2)
+_PROGRAMS = Group("Programs", sort_key=3)
 Pairs = Annotated[list[str] | None, Parameter(negative="")]
 
 
@@ -76,6 +77,12 @@ def evaluate(
     confidence: Annotated[float, Parameter(group=_SCORES, help="Of intervals.")] = 0.95,
     resamples: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 1000,
     resample_seed: Annotated[int, Parameter(group=_SCORES, help="Of the bootstrap.")] = 0,
+    execute: Annotated[
+        bool, Parameter(group=_PROGRAMS, negative="", help="Allow --task code-generation to run what a model wrote.")
+    ] = False,
+    samples: Annotated[int | None, Parameter(group=_PROGRAMS, help="Programs for each problem; 1.")] = None,
+    k: Annotated[str | None, Parameter(group=_PROGRAMS, help="Of pass@k; several with commas: 1,10.")] = None,
+    time_limit: Annotated[float | None, Parameter(group=_PROGRAMS, help="Seconds for each program; 5.")] = None,
     batch_size: Annotated[int | None, Parameter(help="Rows computed together.")] = None,
     dtype: DType = "float32",
     device: Device = "cpu",
@@ -111,6 +118,27 @@ def evaluate(
             )
         _show(texts, output, language, json=json, quiet=quiet)
         return
+    if task is not None and task.lower().replace("_", "-") in ("code-generation", "pass@k"):
+        programs = _programs(
+            data,
+            model,
+            predictions,
+            execute=execute,
+            samples=1 if samples is None else samples,
+            k=k or "1",
+            seconds=5.0 if time_limit is None else time_limit,
+            loading={"dtype": dtype, "device": device, "engine": "auto" if device == "cpu" else "torch"},
+            limit=limit,
+            name=name or model,
+            options=(flags or GenerationFlags()).chosen(),
+            settings=settings,
+            quiet=quiet,
+        )
+        _show(programs, output, language, json=json, quiet=quiet)
+        return
+    if execute or samples is not None or k is not None or time_limit is not None:
+        mend = "add --task code-generation"
+        raise InputError("--execute, --samples, --k and --time-limit are of programs", mend=mend)
     reading = reading_options(format, columns, skip=skip)
     reading["keep"] = tuple(slice_by or ())
     examples, learned = read_data(data, split=split, train=train, kind=kind, reading=reading)
@@ -154,6 +182,45 @@ def evaluate(
             progress=lambda count: display.advance(bar, count),
         )
     _show(found, output, language, json=json, quiet=quiet)
+
+
+def _programs(
+    data: str,
+    model: str | None,
+    completions: Path | None,
+    *,
+    k: str,
+    execute: bool,
+    samples: int,
+    loading: dict[str, Any],
+    quiet: bool,
+    **asked: Any,
+) -> Evaluation:
+    from tsumugu.evaluation.evaluate import evaluate_programs
+    from tsumugu.evaluation.isolation import walls
+
+    if not all(each.strip().isdigit() and int(each) for each in k.split(",")):
+        raise InputError(f"{k!r} is no list of numbers", where="--k", mend="such as 1,10")
+    solver: Any = None
+    if model is not None and execute:
+        from tsumugu.tasks.pipeline import pipeline
+
+        with downloads(quiet=quiet) as watch:
+            solver = pipeline("text-generation", model, progress=watch, **loading)
+    if execute and (open_to := [each for each, stands in walls().items() if not stands]):
+        stderr().print(f"this system does not shut programs off from: {', '.join(open_to)}", style="yellow")
+    with progress(quiet=quiet) as display:
+        bar = display.add_task("writing and running programs" if solver else "running programs", total=None)
+        return evaluate_programs(
+            data,
+            model=solver if execute else model,
+            completions=completions,
+            k=[int(each) for each in k.split(",")],
+            execute=execute,
+            samples=samples,
+            progress=lambda count: display.advance(bar, count),
+            **asked,
+        )
 
 
 def _show(found: Evaluation, output: Path | None, language: str, *, json: bool, quiet: bool) -> None:

@@ -226,6 +226,77 @@ def _language_modeling(
     return Evaluation(results, items)
 
 
+def evaluate_programs(
+    data: str | Path,
+    *,
+    execute: bool = False,
+    model: Any = None,
+    completions: str | Path | None = None,
+    samples: int = 1,
+    k: Sequence[int] = (1,),
+    seconds: float = 5.0,
+    limit: int | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score programs by pass@k: those that a model writes, or those of a file.
+
+    Args:
+        data: problems in the form of HumanEval or MBPP.
+        execute: run them; they come from a model, and nothing is run without this word.
+        model: a source, or a task of text generation.
+        completions: a file of rows with `task_id` and `completion`, in place of a model.
+        samples: programs of each problem that the model writes; 0 judges the solutions of the data.
+        k: of pass@k.
+        seconds: that a program may take.
+        limit, name, options, settings, progress: as of `evaluate`.
+
+    Raises:
+        InputError: nothing may be run, or there are fewer samples than k.
+    """
+    from tsumugu.evaluation.code_generation import KIND, complete, judge, read_completions, read_problems
+    from tsumugu.evaluation.metrics import pass_at_k
+
+    if not execute:
+        raise InputError("pass@k runs programs that nobody has read", where="execute", mend="allow it: --execute")
+    if (model is None) == (completions is None) and samples:
+        raise InputError("name one of a model and a file of completions")
+    if seconds <= 0:
+        raise InputError(f"{seconds:g} seconds are no time", where="seconds")
+    problems = read_problems(data, limit=limit)
+    began = time.perf_counter()
+    if completions is not None:
+        written = read_completions(completions, problems)
+    elif not samples:
+        written = [[each.solution] for each in problems]
+    else:
+        from tsumugu.tasks.base import Task
+        from tsumugu.tasks.pipeline import pipeline
+
+        pass_at_k(samples, 0, max(k))
+        task = model if isinstance(model, Task) else pipeline("text-generation", model)
+        written = []
+        for each in complete(task, problems, samples, options or {}):
+            written.append(each)
+            if progress is not None:
+                progress(1)
+    took = time.perf_counter() - began
+    items = tuple(judge(problems, written, seconds=seconds, progress=None if samples and model else progress))
+    usual = "the data's solutions" if completions is None and model is None else _name(model, completions, None)
+    results = summarize(
+        items,
+        Scoring(KIND, k=tuple(k)),
+        system=name or usual,
+        source=str(data),
+        primary=f"pass@{k[0]}",
+        settings=settings,
+        seconds=took if model is not None else None,
+    )
+    return Evaluation(results, items)
+
+
 def _model(
     model: Any,
     adapter: str | Path | None,

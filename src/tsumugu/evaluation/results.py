@@ -194,7 +194,7 @@ def _calibration(items: Sequence[Item]) -> list[list[float]]:
 
 def _parts(items: Sequence[Item], kind: str, slice_by: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """What slices there are: quarters by length, labels, values of columns."""
-    if kind == "language-modeling":
+    if kind in ("language-modeling", "code-generation"):
         return
     lengths = [sum(map(len, item.texts)) for item in items]
     edges = sorted({int(each) for each in np.quantile(lengths, [0.25, 0.5, 0.75, 1.0], method="higher")})
@@ -272,7 +272,7 @@ def _results(data: Mapping[str, Any]) -> Results:
         slices=slices,
         labels=tuple(known.pop("labels")),
         settings=Settings(**known.pop("settings")),
-        scoring=Scoring(**{**scoring, "labels": tuple(scoring["labels"])}),
+        scoring=Scoring(**{**scoring, "labels": tuple(scoring["labels"]), "k": tuple(scoring.get("k", (1,)))}),
         **known,
     )
 

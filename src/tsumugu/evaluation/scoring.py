@@ -25,6 +25,7 @@ from tsumugu.evaluation.metrics import (
     matthews,
     mean,
     moments,
+    pass_at_k,
     pearson,
     precision_recall_f1,
 )
@@ -42,6 +43,7 @@ PRIMARY = {
     "multiple-choice": "accuracy",
     "text-to-text": "rougeL",
     "language-modeling": "bits_per_byte",
+    "code-generation": "pass@1",
 }
 """The metric by which systems are ranked unless another is named."""
 
@@ -109,12 +111,14 @@ class Scoring:
         labels: of the data, in order.
         rules: how answers to questions are compared; by the language of the references when left out.
         tokens: how texts are cut.
+        k: of pass@k.
     """
 
     kind: str
     labels: tuple[str, ...] = ()
     rules: Rules | None = None
     tokens: Tokens = "auto"
+    k: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,18 @@ def score(items: Sequence[Item], scoring: Scoring) -> Scored:
             return _choices(items)
         case "language-modeling":
             return _likelihoods(items)
+        case "code-generation":
+            return _programs(items, scoring)
         case _:
             return _texts(items, scoring)
+
+
+def _programs(items: Sequence[Item], scoring: Scoring) -> Scored:
+    counts = [(int(item.reference), int(item.prediction.answer)) for item in items]
+    rows = {k: np.array([[pass_at_k(samples, passed, k), 1.0] for samples, passed in counts]) for k in scoring.k}
+    measures = {f"pass@{k}": Measure(f"pass@{k}", each, mean) for k, each in rows.items()}
+    least, most = min(counts)[0], max(counts)[0]
+    return Scored(measures, notes={"samples": str(least) if least == most else f"{least} to {most}"})
 
 
 def _classes(items: Sequence[Item], scoring: Scoring) -> Scored:

@@ -47,7 +47,7 @@ class Case:
     prompted: str | None
     baselines: tuple[str, ...]
     train: str | None = None
-    epochs: float = 3.0
+    epochs: float = 2.0
     max_length: int = 128
 
 
@@ -55,12 +55,12 @@ CLASSES = ("majority", "embeddings", "tfidf")
 NUMBERS = ("overlap", "embeddings", "tfidf")
 CASES = [
     Case("sentence_polarity_en", "en", "sentiment-analysis", "sentiment-analysis", CLASSES),
-    Case("sib200_en", "en", "text-classification", "zero-shot-classification", CLASSES, epochs=10),
+    Case("sib200_en", "en", "text-classification", "zero-shot-classification", CLASSES, epochs=8),
     Case("snli_small_en", "en", "nli", "natural-language-inference", CLASSES),
-    Case("stsb_captions_en", "en", "text-similarity", None, NUMBERS, epochs=10),
-    Case("wnut17", "en", "ner", "token-classification", ("token-majority",), epochs=5),
-    Case("qed_en", "en", "question-answering", "question-answering", ("overlap",), epochs=10, max_length=256),
-    Case("medical_abstracts_en", "en", "text-classification", None, CLASSES, epochs=5, max_length=192),
+    Case("stsb_captions_en", "en", "text-similarity", None, NUMBERS, epochs=6),
+    Case("wnut17", "en", "ner", "token-classification", ("token-majority",), epochs=3),
+    Case("medical_abstracts_en", "en", "text-classification", None, CLASSES, epochs=3),
+    Case("qed_en", "en", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=192),
     Case("scitldr_en", "en", None, "summarization", ("lead",)),
     Case("sib200_ja", "ja", "text-classification", None, CLASSES, epochs=10),
     Case("chabsa", "ja", "text-classification", None, CLASSES, epochs=5),

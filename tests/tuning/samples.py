@@ -137,9 +137,9 @@ def base(folder: Path, family: str = "bert") -> Path:
     known = record.config_class.__dataclass_fields__
     roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
     roles["decoder_start_token_id"] = tokenizer.pad_token_id
-    values = {key: each for key, each in roles.items() if each is not None and key in known}
-    config = record.config_class(vocab_size=len(tokenizer.get_vocab()), **small, **values)
-    model = record.build(config, "seq2seq-lm" if family == "t5" else "base")
+    values = {key: each for key, each in {**small, **roles}.items() if each is not None and key in known}
+    config = record.config_class(vocab_size=len(tokenizer.get_vocab()), **values)
+    model = record.build(config, {"t5": "seq2seq-lm", "llama": "causal-lm"}.get(family, "base"))
     initialize(model, seed=1)
     torch.manual_seed(0)
     tg.save_model(model, folder, tokenizer=tokenizer)

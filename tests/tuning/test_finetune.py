@@ -67,11 +67,22 @@ def test_every_task_is_learnt(task, tmp_path, tiny):
     assert found.result.best_score == best
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra"])
-def test_other_encoders_learn_too(family, tmp_path, tiny):
+@pytest.mark.parametrize("family", ["roberta", "electra", "gpt2"])
+def test_other_families_learn_too(family, tmp_path, tiny):
     values = recipe(tmp_path, tiny(family))
     found = tg.finetune(values, tmp_path / "run", quiet=True)
     assert found.test.scores["accuracy"] >= 0.99
+
+
+def test_a_decoder_out_of_a_gguf_file_learns_to_classify(tmp_path, tiny):
+    folder = tiny("llama")
+    tg.save_model(tg.load_model(folder), tmp_path / "tiny.gguf", tokenizer=tg.load_tokenizer(folder))
+    found = tg.finetune(recipe(tmp_path, tmp_path / "tiny.gguf"), tmp_path / "run", quiet=True)
+    assert found.test.scores["accuracy"] >= 0.99
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(found.model).eval()
+    ids = torch.tensor(tg.load_tokenizer(found.model)("the film was lovely")["input_ids"])[None]
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, tg.load_model(found.model)(ids).logits, atol=1e-5)
 
 
 def test_the_reference_library_loads_what_comes_out(tmp_path, tiny):
@@ -183,6 +194,7 @@ def test_without_a_validation_split_a_share_is_drawn(tmp_path, tiny):
         ({"train": {"tokens": 10}}, ConfigError, "steps or epochs"),
         ({"data": {"columns": {"text": "nothing"}}}, InputError, "nothing"),
         ({"data": {"labels": ["bad"]}}, InputError, "good"),
+        ({"data": {"source": "nowhere.csv"}}, InputError, "no such file"),
         ({"loss": {"class_weights": {"goood": 2.0}}}, ConfigError, "did you mean 'good'"),
     ],
 )

@@ -83,7 +83,8 @@ def load_model(
     changes = {**(config or {}), **({} if labels is None else {"labels": tuple(labels)})}
     if changes:
         values = values.replace(**changes)
-        keymap = family.keymap(values, head)
+        in_gguf = family.gguf if checkpoint.format == "gguf" else None
+        keymap = family.keymap(values, head) if in_gguf is None else in_gguf.keymap(values)
     with torch.device("meta"):
         model = family.build(values, head)
     wanted = {name: tuple(each.shape) for name, each in model.named_parameters()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.objectives.base import Batch
 from tsumugu.tasks.batching import padded
@@ -76,7 +77,13 @@ class TaskObjective(ABC):
 
     @classmethod
     def outputs(cls, examples: Examples) -> tuple[str, ...] | None:
-        """The labels of the model's outputs, for a head that has any."""
+        """The labels of the model's outputs, for a head that has any.
+
+        Raises:
+            InputError: there is nothing to tell apart.
+        """
+        if examples.labels is not None and len(examples.labels) < 2 and cls.kind != "token-classification":
+            raise InputError(f"the only label is {examples.labels[0]!r}", where=examples.source, mend="give two")
         return None if examples.labels is None else tuple(examples.labels)
 
     @classmethod

@@ -24,6 +24,7 @@ from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.corpus.chance import generators
+from tsumugu.data.hub_datasets import DATASET
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
 from tsumugu.engines.torch import load_model, save_model
@@ -166,6 +167,8 @@ def read_splits(recipe: Tuning, kind: str) -> Splits:
         "on_problem": "skip" if data.skip else "raise",
     }
     labels: Sequence[str] | None = data.labels or None
+    if not data.source.startswith(DATASET) and not Path(data.source).exists():
+        raise InputError("there is no such file or folder", where=data.source)
     if Path(data.source).is_file():
         found = {"train": load_examples(data.source, kind, labels=labels, **options)}
     else:

@@ -12,6 +12,7 @@
 #include "vectors.h"
 
 #define GROUP 32
+#define AHEAD 8192 /* bytes: the processor itself does not fetch ahead across pages */
 
 typedef struct {
     int32_t bits, rows, width; /* rows in whole panels, width in whole groups */
@@ -69,6 +70,7 @@ INLINE void panel_rounded(
             total[t] = zero * x->sums[((first + t) * x->stride) / GROUP + g] - (Ints){0};
         for (int v = 0; v < 256 * bits / 8 / 32; v++) {
             Bytes b = bytes(w + v * 64);
+            if (bits == 4 && count == 1) __builtin_prefetch(w + v * 64 + AHEAD);
             for (int t = 0; t < count; t++) {
                 const int8_t *given = x->numbers + (first + t) * x->stride + g * GROUP;
                 if (bits == 4) {

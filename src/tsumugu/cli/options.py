@@ -142,6 +142,11 @@ class GenerationFlags:
     length_penalty: Annotated[float | None, Parameter(help="Exponent on the length in a beam's score.")] = None
     num_return_sequences: Annotated[int | None, Parameter(help="Texts for each prompt.")] = None
     stop: Annotated[list[str] | None, Parameter(negative="", help="Text that ends the text; may be repeated.")] = None
+    prompt_lookup: Annotated[
+        int | None, Parameter(help="Guess so many tokens at once where the text repeats itself: the same text, sooner.")
+    ] = None
+    draft: Annotated[str | None, Parameter(help="A smaller model that guesses tokens: the same text, sooner.")] = None
+    draft_tokens: Annotated[int | None, Parameter(help="Tokens that the draft guesses at once.")] = None
     truncation: Annotated[bool, Parameter(negative="", help="Drop the beginning of a prompt that is too long.")] = False
     choices: Annotated[Words, Parameter("--choice", help="The text is one of these; may be repeated.")] = None
     regex: Annotated[str | None, Parameter(help="The whole text matches this regular expression.")] = None

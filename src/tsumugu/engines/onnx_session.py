@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class OnnxSession:
-    """`tsumugu.engines.session.Session` for a compiled decoder.
+    """`tsumugu.engines.session.TokenSession` for a compiled decoder.
 
     A row's next token goes to that row's own end, so that a row computes what it would compute alone.
 
@@ -77,13 +77,32 @@ class OnnxSession:
         rows = len(tokens)
         assert rows == len(self.lengths), "one token for each row"
         if self._step is None:
-            self._step = self._prepared(slice(0, rows), rows, 1)
+            self._step = self._prepared(slice(0, rows), rows, 1, self._logits[:rows])
         if self.positioned:
             self._step.positions[:, 0] = self.lengths
         self.lengths = self.lengths + 1
         self._step.ids[:, 0] = tokens
         self._step.run(self.lengths)
         return self._logits[:rows, 0]
+
+    def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
+        """Append some tokens to each row, or none; logits of what follows the last of each, or every token."""
+        found = []
+        for row, text in enumerate(texts):
+            if not len(text):
+                continue
+            after = int(self.lengths[row]) + len(text)
+            if after > self.capacity:
+                raise InputError(f"a text of {after} tokens is longer than {self.capacity}", where="prompt")
+            logits = np.empty((1, len(text) if every else 1, self.vocab), np.float32)
+            self._read(slice(row, row + 1), np.array(text)[None], np.array([after]), logits)
+            self.lengths[row] = after
+            found.append(logits[0])
+        return np.concatenate(found)
+
+    def forget(self, counts: Rows) -> None:
+        """Take back the last tokens of each row, `[rows]`."""
+        self.lengths = self.lengths - counts
 
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order."""
@@ -96,14 +115,19 @@ class OnnxSession:
             layer[:, :count, :, :longest] = layer[:, rows, :, :longest]
         self._step = None
 
-    def _read(self, rows: slice, ids: Array, lengths: Array) -> None:
-        """Read `ids` `[rows, time]` behind what the rows have; `lengths` are those afterwards."""
-        run = self._prepared(rows, *ids.shape)
+    def _read(self, rows: slice, ids: Array, lengths: Array, logits: Array | None = None) -> None:
+        """Read `ids` `[rows, time]` behind what the rows have; `lengths` are those afterwards.
+
+        Logits of what follows each row's last tokens, as many as `logits` `[rows, kept, vocab]` has room for.
+        """
+        count, time = ids.shape
+        run = self._prepared(rows, count, time, self._logits[rows] if logits is None else logits)
         run.ids[:] = ids
         begin = lengths.max() - ids.shape[1]
         if self.positioned:
             run.positions[:] = np.arange(begin, begin + ids.shape[1])
-        run.wanted[:, 0, 0] = lengths - begin - 1
+        kept = run.wanted.shape[1]
+        run.wanted[:, :, 0] = (lengths - begin)[:, None] - kept + np.arange(kept)
         run.run(lengths)
 
     def _grow(self, rows: int, *, keep: int) -> None:
@@ -114,12 +138,12 @@ class OnnxSession:
         cache[:, :, :keep] = self._cache[:, :, :keep]
         self._cache, self._logits, self._step = cache, np.empty((rows, 1, self.vocab), np.float32), None
 
-    def _prepared(self, rows: slice, count: int, time: int) -> _Run:
+    def _prepared(self, rows: slice, count: int, time: int, logits: Array) -> _Run:
         """A run over some rows of the buffers, with everything bound."""
-        run = _Run(self.session, count, time)
+        run = _Run(self.session, count, time, logits.shape[1])
         if self.positioned:
             run.bind("position_ids", run.positions)
-        run.bind("logits", self._logits[rows], output=True)
+        run.bind("logits", logits, output=True)
         for index, (keys, values) in enumerate(self._cache):
             for name, buffer in (("key", keys[rows]), ("value", values[rows])):
                 run.bind(f"past_{name}_{index}", buffer)
@@ -130,11 +154,11 @@ class OnnxSession:
 class _Run:
     """Inputs of one shape, bound once and filled for each run."""
 
-    def __init__(self, session: Any, rows: int, time: int) -> None:
+    def __init__(self, session: Any, rows: int, time: int, kept: int) -> None:
         self.session, self.binding = session, session.io_binding()
         self.ids = np.zeros((rows, time), np.int64)
         self.positions = np.zeros((rows, time), np.int64)
-        self.wanted = np.zeros((rows, 1, 1), np.int64)
+        self.wanted = np.zeros((rows, kept, 1), np.int64)
         self.lengths = np.zeros(rows, np.int32)
         self.total = np.zeros((), np.int32)
         for name, array in (

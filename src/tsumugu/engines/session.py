@@ -33,6 +33,23 @@ class Session(Protocol):
         ...
 
 
+class TokenSession(Session, Protocol):
+    """A session of a decoder, where any number of tokens can be read at once and taken back."""
+
+    def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
+        """Append some tokens to each row, or none.
+
+        Returns:
+            Logits of what follows the last token of each row that got some, `[those rows, vocab]`; with `every`, of
+            what follows each token, `[tokens, vocab]`, row by row.
+        """
+        ...
+
+    def forget(self, counts: Rows) -> None:
+        """Take back the last tokens of each row, `[rows]`."""
+        ...
+
+
 class Scorer(Protocol):
     """Says how likely texts go on as proposed. What all texts begin with was read when it was opened."""
 

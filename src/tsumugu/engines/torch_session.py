@@ -33,7 +33,7 @@ class TorchPrefix:
 
 
 class TorchSession:
-    """`tsumugu.engines.session.Session` for a `Decoder`.
+    """`tsumugu.engines.session.TokenSession` for a `Decoder`.
 
     Prompts are padded on the right, where causal attention never looks; each row's next token then goes to that row's
     own end. So a row computes what it would compute alone.
@@ -79,6 +79,26 @@ class TorchSession:
         """Append one token to each row; logits `[rows, vocab]`."""
         assert self.cache is not None, "start comes first"
         return as_numpy(self.model(torch.from_numpy(tokens)[:, None], cache=self.cache).logits)
+
+    @torch.inference_mode()
+    def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
+        """Append some tokens to each row, or none; logits of what follows the last of each, or every token."""
+        assert self.cache is not None, "start comes first"
+        before = self.cache.lengths.clone()
+        ids, counts = padded(texts)
+        positions = before[:, None] + torch.arange(ids.shape[1], device=before.device)
+        positions = positions.clamp(max=self.model.config.max_positions - 1)  # of padding, which nothing sees
+        logits = self.model(ids, position_ids=positions, cache=self.cache).logits
+        self.cache.set_lengths(before + counts.to(before.device))
+        asked = [(row, at) for row, n in enumerate(counts.tolist()) for at in range(0 if every else max(0, n - 1), n)]
+        found: Logits = logits[[row for row, _ in asked], [at for _, at in asked]].float().cpu().numpy()
+        return found
+
+    @torch.inference_mode()
+    def forget(self, counts: Rows) -> None:
+        """Take back the last tokens of each row, `[rows]`."""
+        assert self.cache is not None, "start comes first"
+        self.cache.set_lengths(self.cache.lengths - torch.from_numpy(counts).to(self.model.device))
 
     @torch.inference_mode()
     def select(self, rows: Rows) -> None:

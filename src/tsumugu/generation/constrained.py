@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,12 @@ class Guide:
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order; they may repeat or be left out."""
         self.matchers = [self.matchers[row].deep_copy() for row in rows]
+
+    def alone(self, row: int) -> Guide:
+        """A guide for one of the rows, from where it is."""
+        made = copy(self)
+        made.select(np.array([row]))
+        return made
 
     def closing(self, row: int) -> list[int]:
         """The fewest steps that make a row whole, mostly of a byte each; none where it is already.

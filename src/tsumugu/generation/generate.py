@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from tsumugu.core.tensors import convert_tensor, format_of, to_numpy
 from tsumugu.engines.session import open_session
 from tsumugu.generation.beam import beam_search
 from tsumugu.generation.constrained import Guide, grammar_of
+from tsumugu.generation.ends import Ends, Step, limit_of
 from tsumugu.generation.options import GenerationOptions
 from tsumugu.generation.sampling import Sampler
-from tsumugu.text.stream import StreamDecoder
+from tsumugu.generation.speculative import DraftModel, Guesser, PromptLookup, token_session
 from tsumugu.text.tokenizer import Tokenizer
 
 Rows = NDArray[np.int64]
@@ -36,6 +38,7 @@ def generate(
     max_length: int | None = None,
     pad_token_id: int | None = None,
     stream: bool = False,
+    draft: Any = None,
     **options: Any,
 ) -> Any:
     """Continue each row of `input_ids`.
@@ -50,6 +53,8 @@ def generate(
         pad_token_id: fills rows that end early; the model's own, else its end token.
         stream: give an iterator instead, over the tokens of each step: an int for one row, else a list with one entry a
             row, None where a row has ended.
+        draft: a smaller model with the same vocabulary: it guesses tokens, which the model checks all at once. The text
+            stays the same.
         **options: see `GenerationOptions`.
 
     Returns:
@@ -71,8 +76,8 @@ def generate(
     )
     prompts = [fitting(prompt, config.max_positions, truncation) for prompt in prompts]
     if stream:
-        return _streamed(model, prompts, chosen, tokenizer)
-    texts = complete(model, prompts, chosen, tokenizer)
+        return _streamed(model, prompts, chosen, tokenizer, draft)
+    texts = complete(model, prompts, chosen, tokenizer, draft=draft)
     if kind is None:
         copies = np.repeat(np.arange(len(prompts)), chosen.num_return_sequences)
         return [[*given[row], *text] for row, text in zip(copies, texts, strict=True)]
@@ -125,40 +130,29 @@ def complete(
     *,
     grammars: Sequence[str] | None = None,
     prefix: Any = None,
+    draft: Any = None,
 ) -> list[list[int]]:
     """The new tokens of each text, `num_return_sequences` for each prompt in turn, with what ended them.
 
     Args:
         grammars: the shape of each prompt's texts, as `constrained.grammar_of` gives it, in place of the options' one.
         prefix: what all prompts begin with, as `read_prefix` gives it.
+        draft: a smaller model that guesses tokens.
     """
+    if draft is not None and options.num_beams > 1:
+        raise InputError("beams are not guessed", where="draft", mend="choose num_beams=1")
     begun = beginnings(model, prompts)
     if options.num_beams > 1:
         room = _room(model, begun, options)
         session = open_session(model, batch=len(prompts) * options.num_beams, capacity=room)
-        limits = [_limit(model, text, options) for text in begun]
+        limits = [limit_of(model, text, options) for text in begun]
         found = beam_search(session, prompts, options, begun=begun, vocab=model.config.vocab_size, limits=limits)
         return [list(text.tokens) for texts in found for text in texts]
     texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_return_sequences)]
-    for step in steps(model, prompts, options, tokenizer, grammars=grammars, prefix=prefix):
+    for step in steps(model, prompts, options, tokenizer, grammars=grammars, prefix=prefix, draft=draft):
         for row, token in zip(step.rows, step.tokens, strict=True):
             texts[row].append(int(token))
     return texts
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token for each text that had not ended.
-
-    Attributes:
-        rows: `[active]`, numbers of the texts.
-        tokens: `[active]`.
-        ended: `[active]`, True for the last token of a text.
-    """
-
-    rows: Rows
-    tokens: Rows
-    ended: NDArray[np.bool_]
 
 
 def steps(
@@ -169,10 +163,12 @@ def steps(
     *,
     grammars: Sequence[str] | None = None,
     prefix: Any = None,
+    draft: Any = None,
 ) -> Iterator[Step]:
     """Write all texts side by side, one token a step. A text that ends leaves the batch and costs nothing more.
 
-    A text of a given shape that runs out of tokens is closed without the model: its last steps hold it alone.
+    A text of a given shape that runs out of tokens is closed without the model: its last steps hold it alone. Where
+    tokens are guessed, texts are written one after another.
 
     Raises:
         InputError: stop strings or a shape without a tokenizer, or a shape that is none.
@@ -187,7 +183,22 @@ def steps(
             raise InputError("a shape needs a tokenizer", where="generation", mend="pass tokenizer=")
         repeated = [grammar for grammar in each for _ in range(options.num_return_sequences)]
         guide = Guide(tokenizer, repeated, vocab=model.config.vocab_size, ends=options.ends)
-    return _steps(model, prompts, options, tokenizer, guide, prefix)
+    if draft is None and not options.prompt_lookup:
+        return _steps(model, prompts, options, tokenizer, guide, prefix)
+    if draft is not None and draft.config.vocab_size != model.config.vocab_size:
+        what = f"a draft with {draft.config.vocab_size} tokens for a model with {model.config.vocab_size}"
+        raise InputError(what, where="draft", mend="choose a draft with the same tokenizer")
+    samples = options.num_return_sequences
+    if options.seed is None:
+        options = replace(options, seed=secrets.randbits(63))
+
+    def written() -> Iterator[Step]:
+        for number in range(len(prompts) * samples):
+            own = None if guide is None else guide.alone(number)
+            numbers = (number, number % samples)
+            yield from _guessed(model, prompts[number // samples], numbers, options, tokenizer, own, draft)
+
+    return written()
 
 
 def _steps(
@@ -208,27 +219,12 @@ def _steps(
         logits = logits[rows]
         session.select(rows)
     sampler = Sampler(options, repeated, [*range(samples)] * len(prompts), logits.shape[-1], guide)
-    limits = np.array([_limit(model, text, options) for text in repeated])
-    watchers = [_Watcher(tokenizer.stream(), options.stops) for _ in rows] if options.stops and tokenizer else None
+    ends = Ends(model, repeated, options, tokenizer, guide)
     active = np.arange(len(rows))
     for step in range(options.max_new_tokens):
         tokens = sampler.pick(logits, step)
-        full = step + 1 >= limits[active]
-        ended = np.isin(tokens, options.ends) | full
-        closings: list[tuple[int, list[int]]] = []
-        if guide is not None:
-            whole = guide.wrote(tokens)
-            ended |= whole
-            cut = [(int(active[place]), guide.closing(int(place))) for place in np.flatnonzero(full & ~whole)]
-            closings = [(row, closing) for row, closing in cut if closing]
-        if watchers is not None:
-            found = [watchers[row].saw(int(token)) for row, token in zip(active, tokens, strict=True)]
-            ended |= np.array(found)
-        left = np.isin(active, [row for row, _ in closings])
-        yield Step(active, tokens, ended & ~left)
-        for row, closing in closings:
-            for number, token in enumerate(closing, 1):
-                yield Step(np.array([row]), np.array([token]), np.array([number == len(closing)]))
+        ended, found = ends.after(active, tokens, step)
+        yield from found
         if ended.all():
             return
         if ended.any():
@@ -241,27 +237,47 @@ def _steps(
         logits = session.step(tokens)
 
 
-class _Watcher:
-    """Looks for stop strings in one text as it grows."""
-
-    def __init__(self, decoder: StreamDecoder, stops: tuple[str, ...]) -> None:
-        self.decoder, self.stops = decoder, stops
-        self.longest = max(map(len, stops))
-        self.tail = ""
-
-    def saw(self, token: int) -> bool:
-        self.tail += self.decoder.push(token)
-        hit = any(stop in self.tail for stop in self.stops)
-        self.tail = self.tail[-self.longest + 1 :] if self.longest > 1 else ""
-        return hit
+def _guessed(
+    model: Any,
+    prompt: Sequence[int],
+    numbers: tuple[int, int],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+    guide: Guide | None,
+    draft: Any,
+) -> Iterator[Step]:
+    """One text, several tokens at a time; `numbers`: its own among all texts, and among those of its prompt."""
+    text, vocab = list(prompt), model.config.vocab_size
+    limit, count = limit_of(model, text, options), options.draft_tokens if draft is not None else options.prompt_lookup
+    session = token_session(model, capacity=len(text) + limit)
+    sampler = Sampler(options, [text], [numbers[1]], vocab, guide)
+    guesser: Guesser = PromptLookup() if draft is None else DraftModel(draft, sampler, len(text) + limit)
+    ends = Ends(model, {numbers[0]: text}, options, tokenizer, guide)
+    active, step = np.array([numbers[0]]), 0
+    guesses: list[int] = []
+    logits = session.start([text])
+    while True:
+        for place in range(len(guesses) + 1):
+            tokens = sampler.pick(logits[place : place + 1], step)
+            ended, found = ends.after(active, tokens, step)
+            yield from found
+            if ended.all():
+                return
+            text.append(int(tokens[0]))
+            step += 1
+            if place < len(guesses) and guesses[place] != tokens[0]:
+                break
+        session.forget(np.array([len(guesses) - place]))
+        guesses = guesser.guess(text, step, min(count, limit - step - 1)) if limit - step > 1 else []
+        logits = session.extend([[text[-1], *guesses]], every=True)
 
 
 def _streamed(
-    model: Any, prompts: list[list[int]], options: GenerationOptions, tokenizer: Tokenizer | None
+    model: Any, prompts: list[list[int]], options: GenerationOptions, tokenizer: Tokenizer | None, draft: Any
 ) -> Iterator[int | list[int | None]]:
     if options.num_beams > 1:
         raise InputError("beams are known only at the end", where="stream", mend="choose num_beams=1")
-    return _tokens(steps(model, prompts, options, tokenizer), len(prompts) * options.num_return_sequences)
+    return _tokens(steps(model, prompts, options, tokenizer, draft=draft), len(prompts) * options.num_return_sequences)
 
 
 def _tokens(steps: Iterator[Step], rows: int) -> Iterator[int | list[int | None]]:
@@ -313,11 +329,6 @@ def fitting(prompt: list[int], context: int, truncation: bool) -> list[int]:
         where="input_ids",
         mend="shorten it, or pass truncation=True to drop its beginning",
     )
-
-
-def _limit(model: Any, begun: Sequence[int], options: GenerationOptions) -> int:
-    """How many tokens a text may get: those asked for, or what is left of the context."""
-    return min(options.max_new_tokens, int(model.config.max_positions) - len(begun))
 
 
 def _room(model: Any, begun: Sequence[Sequence[int]], options: GenerationOptions) -> int:

@@ -37,6 +37,8 @@ class GenerationOptions(Config):
         choices: the text is one of these; this, `regex` and `json_schema` need a tokenizer, and one of them holds.
         regex: the whole text matches this regular expression, in Rust's dialect.
         json_schema: the text is JSON that fits this schema, given as JSON.
+        prompt_lookup: tokens that are guessed at once where the text repeats itself, which stays the same; 0 for none.
+        draft_tokens: tokens that a draft model guesses at once.
 
     Source: nucleus: Holtzman et al. 2020, section 3.1; repetition penalty: Keskar et al. 2019, CTRL, section 4.1;
     min-p: Nguyen et al. 2024, section 3; runs that may not repeat: Paulus et al. 2018, section 2.5; length penalty: Wu
@@ -64,6 +66,8 @@ class GenerationOptions(Config):
     choices: tuple[str, ...] | None = None
     regex: str | None = None
     json_schema: str | None = None
+    prompt_lookup: int = limits(0, low=0)
+    draft_tokens: int = limits(5, low=1)
 
     def check(self) -> None:
         if self.num_beams > 1 and self.do_sample:
@@ -80,6 +84,8 @@ class GenerationOptions(Config):
             self.refuse("stop_strings", "an empty text would stop everything")
         if self.num_beams > 1 and self.stops:
             self.refuse("stop_strings", "beams end at end tokens only", mend="choose num_beams=1 or eos_token_id")
+        if self.num_beams > 1 and self.prompt_lookup:
+            self.refuse("prompt_lookup", "beams are not guessed", mend="choose num_beams=1")
         if self.shaped:
             if self.num_beams > 1:
                 self.refuse("num_beams", "beams do not follow a shape", mend="choose num_beams=1")

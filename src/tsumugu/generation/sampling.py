@@ -64,6 +64,12 @@ class Sampler:
         self.wrote(tokens)
         return tokens
 
+    def guess(self, logits: Floats, step: int) -> int:
+        """What a draft with these logits `[1, vocab]` writes in step `step` of the only row; nothing is remembered."""
+        if self.draws is None or step >= self.draws.shape[1]:
+            return int(logits[0].argmax())
+        return int(draw(logits, self.options, self.draws[:, step])[0])
+
     def wrote(self, tokens: Rows) -> None:
         """Remember the token that each row went on with, `[rows]`."""
         if self.seen is not None and self.counts is not None:

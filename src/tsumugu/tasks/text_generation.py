@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tsumugu.core.config import type_hints
 from tsumugu.core.errors import InputError
+from tsumugu.engines.load import load_model
 from tsumugu.generation.generate import complete, fitting, resolve_options, steps
 from tsumugu.generation.options import GenerationOptions
 from tsumugu.tasks.base import Task
@@ -27,6 +29,7 @@ class TextGeneration(Task):
         truncation: drop the beginning of a prompt that is too long, where it would otherwise be refused.
         stop_sequence: another name of `stop_strings`.
         add_special_tokens: whether the tokenizer adds its own to a text.
+        draft: a smaller model with the same vocabulary, or where it lies, that guesses tokens; the text stays the same.
     """
 
     name = "text-generation"
@@ -39,18 +42,21 @@ class TextGeneration(Task):
         "truncation",
         "stop_sequence",
         "add_special_tokens",
+        "draft",
     }
+    _draft: tuple[Any, Any] = (None, None)
 
     def stream(self, prompt: str | list[Message], **options: Any) -> Iterator[str]:
         """The new text of one prompt piece by piece; a character is never split, and a stop string never shown."""
         chosen = self.defaults | self._checked(options)
         truncation = bool(chosen.pop("truncation", False))
+        draft = self._guesser(chosen.pop("draft", None))
         ids = fitting(self._ids(prompt, chosen), self.model.config.max_positions, truncation)
         generation = self._options(chosen, [ids])
         decoder = self.tokenizer.stream(skip_special_tokens=True)
         held = ""
         longest = max((len(stop) for stop in generation.stops), default=1)
-        for step in steps(self.model, [ids], generation, self.tokenizer):
+        for step in steps(self.model, [ids], generation, self.tokenizer, draft=draft):
             held += decoder.push(int(step.tokens[0]))
             cut, stopped = _cut(held, generation.stops)
             if stopped:
@@ -71,10 +77,11 @@ class TextGeneration(Task):
         full = options.pop("return_full_text", None)
         as_tensors = options.pop("return_tensors", None)
         truncation = bool(options.pop("truncation", False))
+        draft = self._guesser(options.pop("draft", None))
         prompts = [self._ids(row, options) for row in rows]
         prompts = [fitting(prompt, self.model.config.max_positions, truncation) for prompt in prompts]
         generation = self._options(options, prompts)
-        texts = complete(self.model, prompts, generation, self.tokenizer)
+        texts = complete(self.model, prompts, generation, self.tokenizer, draft=draft)
         count = generation.num_return_sequences
         results: list[Any] = []
         for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
@@ -108,6 +115,14 @@ class TextGeneration(Task):
             return ids
         ids = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
         return list(ids)
+
+    def _guesser(self, draft: Any) -> Any:
+        """The draft model, loaded once."""
+        if not isinstance(draft, str | Path):
+            return draft
+        if self._draft[0] != draft:
+            self._draft = (draft, load_model(draft, engine="auto", quantize="auto", task="causal-lm"))
+        return self._draft[1]
 
     def _options(self, options: dict[str, Any], prompts: list[list[int]]) -> GenerationOptions:
         chosen = {key: value for key, value in options.items() if key != "add_special_tokens"}

@@ -37,21 +37,31 @@ INLINE int32_t word(const int8_t *p) {
     return found;
 }
 
-/* One panel [width][16] of floats, `count` tokens `stride` apart; sums are for [count][16] rows. */
+/* One panel [width][16] of floats, `count` tokens `stride` apart; sums are for [count][16] rows. What a token gives does
+ * not depend on how many there are: sums are added up in the same order. */
 INLINE void panel_whole(const float *w, int64_t width, const float *x, int64_t stride, const int count, Floats *sums) {
-    const int chains = count * 2 >= TILE ? 1 : 4; /* enough sums at work at once to hide how long each takes */
-    Floats part[4][TILE];
-    for (int c = 0; c < chains; c++)
+    Floats part[CHAINS][FEW];
+    for (int c = 0; c < CHAINS; c++)
         for (int t = 0; t < count; t++) part[c][t] = all(0);
     for (int64_t k = 0; k < width; k += 4)
         for (int i = 0; i < 4; i++) {
             Floats weights = load(w + (k + i) * LANES);
-            for (int t = 0; t < count; t++) part[i % chains][t] += weights * x[t * stride + k + i];
+            for (int t = 0; t < count; t++) part[i % CHAINS][t] += weights * x[t * stride + k + i];
         }
     for (int t = 0; t < count; t++) {
-        sums[t] = part[0][t];
-        if (chains == 4) sums[t] = (sums[t] + part[1][t]) + (part[2][t] + part[3][t]);
+        sums[t] = part[0][t] + part[1][t];
+        if (CHAINS == 4) sums[t] += part[2][t] + part[3][t];
     }
+}
+
+/* The same for up to TILE tokens. */
+INLINE void panel_counted(const float *w, int64_t width, const float *x, int64_t stride, int count, Floats *sums) {
+    for (; count >= FEW; count -= FEW, x += FEW * stride, sums += FEW) panel_whole(w, width, x, stride, FEW, sums);
+    if (count == 1) panel_whole(w, width, x, stride, 1, sums);
+#if FEW > 2
+    if (count == 2) panel_whole(w, width, x, stride, 2, sums);
+    if (count == 3) panel_whole(w, width, x, stride, 3, sums);
+#endif
 }
 
 /* The same for whole numbers of `bits`, around 8 or 128 or, where `shifted`, with a least value of their own. */
@@ -93,7 +103,7 @@ INLINE void panel_rounded(
 INLINE void panel_times(const Matrix *m, int64_t panel, const Given *x, int64_t first, const int count, Floats *sums) {
     if (m->bits == 32) {
         const float *w = (const float *)m->numbers + panel * m->width * LANES;
-        panel_whole(w, m->width, x->whole + first * x->stride, x->stride, count, sums);
+        panel_counted(w, m->width, x->whole + first * x->stride, x->stride, count, sums);
     }
     else if (m->bits == 8) panel_rounded(m, panel, x, first, count, 8, 0, sums);
     else if (m->mins) panel_rounded(m, panel, x, first, count, 4, 1, sums);
@@ -106,20 +116,18 @@ static void multiply(const Matrix *m, int64_t from, int64_t to, const Given *x, 
     for (int64_t panel = from; panel < to; panel++) {
         Floats bias = m->bias ? load(m->bias + panel * LANES) : all(0);
         float *out = y + panel * LANES;
-        int64_t t = 0;
-        for (; t + TILE <= tokens; t += TILE) {
-            panel_times(m, panel, x, t, TILE, sums);
-            for (int i = 0; i < TILE; i++) store(out + (t + i) * stride, sums[i] + bias);
-        }
-#if TILE > 4
-        for (; t + 4 <= tokens; t += 4) {
-            panel_times(m, panel, x, t, 4, sums);
-            for (int i = 0; i < 4; i++) store(out + (t + i) * stride, sums[i] + bias);
-        }
+        for (int64_t t = 0; t < tokens; t += TILE) {
+            const int64_t left = tokens - t;
+            switch (left < TILE ? left : TILE) {
+#define FOR(n) case n: panel_times(m, panel, x, t, n, sums); break;
+                FOR(1)
+                FOR(2)
+#if TILE > 2
+                FOR(3) FOR(4) FOR(5) FOR(6) FOR(7) FOR(8)
 #endif
-        for (; t < tokens; t++) {
-            panel_times(m, panel, x, t, 1, sums);
-            store(out + t * stride, sums[0] + bias);
+#undef FOR
+            }
+            for (int64_t i = 0; i < TILE && i < left; i++) store(out + (t + i) * stride, sums[i] + bias);
         }
     }
 }

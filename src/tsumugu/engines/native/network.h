@@ -80,21 +80,6 @@ static void turn(float *x, const float *cosines, const float *sines, int64_t hal
     }
 }
 
-INLINE void panel_counted(const float *w, int64_t width, const float *x, int64_t stride, int count, Floats *sums) {
-    switch (count) {
-        case 1: panel_whole(w, width, x, stride, 1, sums); break;
-        case 2: panel_whole(w, width, x, stride, 2, sums); break;
-#if TILE > 2
-        case 3: panel_whole(w, width, x, stride, 3, sums); break;
-        case 4: panel_whole(w, width, x, stride, 4, sums); break;
-        case 5: panel_whole(w, width, x, stride, 5, sums); break;
-        case 6: panel_whole(w, width, x, stride, 6, sums); break;
-        case 7: panel_whole(w, width, x, stride, 7, sums); break;
-        case 8: panel_whole(w, width, x, stride, 8, sums); break;
-#endif
-    }
-}
-
 /* Up to TILE queries of one text and one key head: each sees what lies in [first, last] of its own.
  * queries [count][dim], already scaled; scores: room for [count][capacity]; out[i]: where the answer of query i goes. */
 static void attend(

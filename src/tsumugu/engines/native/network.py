@@ -14,6 +14,8 @@ from tsumugu.core.errors import CheckpointError
 from tsumugu.engines.native.library import Cache, Layer, Matrix, Network, Norm, load_library
 
 WEIGHTS = "weights.bin"
+SMALL = 8_000_000
+"""Bytes of weights up to which one thread is done before others have begun."""
 
 Array = NDArray[Any]
 
@@ -44,6 +46,7 @@ class Engine:
             )
         self._layers = (Layer * len(record["layer"]))(*(self._struct(Layer, each) for each in record["layer"]))
         self.network = self._struct(Network, {**record, "layers": len(self._layers), "layer": self._layers})
+        threads = threads if len(self._weights) > SMALL else 1
         self._engine = self._library.tsumugu_open(ctypes.byref(self.network), threads)
         if not self._engine:
             raise MemoryError

@@ -21,7 +21,7 @@ Tokens = NDArray[np.int32]
 
 
 class NativeSession:
-    """`tsumugu.engines.session.Session` for a decoder that the kernels run.
+    """`tsumugu.engines.session.TokenSession` for a decoder that the kernels run.
 
     A text computes what it would compute alone, whatever is read beside it: nothing is padded.
 
@@ -52,12 +52,7 @@ class NativeSession:
         return self._read(tokens.astype(np.int32), rows, self.lengths.astype(np.int32), rows, np.ones(count, np.int64))
 
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
-        """Append some tokens to each row, or none; logits of what follows the last of each row that got some.
-
-        Args:
-            texts: for each row its new tokens.
-            every: of what follows each token instead, `[tokens, vocab]`, row by row.
-        """
+        """Append some tokens to each row, or none; logits of what follows the last of each, or every token."""
         counts = np.array([len(text) for text in texts])
         if (self.lengths + counts).max(initial=0) > self.capacity:
             longest = int((self.lengths + counts).max())
@@ -68,9 +63,9 @@ class NativeSession:
         wanted = np.arange(len(ids)) if every else np.cumsum(counts)[counts > 0] - 1
         return self._read(ids, rows, positions.astype(np.int32), wanted.astype(np.int32), counts)
 
-    def rewind(self, lengths: Rows) -> None:
-        """Forget what lies behind `lengths` `[rows]`."""
-        self.lengths = np.minimum(self.lengths, lengths)
+    def forget(self, counts: Rows) -> None:
+        """Take back the last tokens of each row, `[rows]`."""
+        self.lengths = self.lengths - counts
 
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order."""

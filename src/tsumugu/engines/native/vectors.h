@@ -70,7 +70,10 @@ INLINE Ints dot4(Ints total, Bytes weights, int32_t four) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)total, weights, _mm512_set1_epi32(four));
 }
 #define dot8 dot4
+/* Tokens that pass a panel together, rounded and whole; sums that a whole one is added up in. */
 #define TILE 8
+#define FEW 4
+#define CHAINS 4
 #else
 typedef struct { __m256i part[2]; } Bytes;
 INLINE Bytes bytes(const uint8_t *p) {
@@ -103,6 +106,8 @@ INLINE Ints dot8(Ints total, Bytes weights, int32_t four) {
 }
 #define SIGNED_BYTES 1
 #define TILE 2
+#define FEW 2
+#define CHAINS 2
 #endif
 #ifndef SIGNED_BYTES
 #define SIGNED_BYTES 0

@@ -102,7 +102,7 @@ def test_the_best_evaluation_and_the_pace() -> None:
     for event in course(steps=40, total=80):
         progress.take(event)
     assert progress.best is not None
-    assert progress.best[2] == 20  # later ones are worse
+    assert progress.best[1] == 20  # later ones are worse
     assert progress.saved == 40
     assert progress.seconds_left == pytest.approx(10.0)  # a quarter of a second a step
     progress.take(Event("step", 41, BEGAN + 11, {"loss": float("nan")}))

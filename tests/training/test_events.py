@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.training.run_folders import course, end, write
 
 from tsumugu.core.errors import InputError, TsumuguError
-from tsumugu.training.events import LOG, Event, JsonLines, Stream, read_events, settled, truncate_events
+from tsumugu.training.events import LOG, Event, JsonLines, Stream, merit, read_events, settled, truncate_events
 
 # Text as a model may write it: any code point, half surrogate pairs too.
 TEXT = st.text(st.characters(codec=None), max_size=20)
@@ -268,3 +268,16 @@ def test_reading_a_log_loads_no_framework() -> None:
     code += "print({'torch', 'numpy', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_best_evaluation_has_the_best_score_then_the_least_loss():
+    found = [
+        {"loss": 0.5, "scores": {"accuracy": 0.8}},
+        {"loss": 0.7, "scores": {"accuracy": 0.9}},
+        {"loss": 0.6, "scores": {"accuracy": 0.9}},
+        {"loss": 0.1, "scores": {"accuracy": 0.2}},
+    ]
+    assert max(found, key=merit) == found[2]
+    assert max([{"loss": 2.0}, {"loss": 1.0}, {"loss": 3.0}], key=merit) == {"loss": 1.0}
+    assert merit({}) is None
+    assert merit({"loss": None, "scores": {}}) is None

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from tsumugu.cli.cache_text import count_text, fit, lines_of_table, printable
-from tsumugu.cli.runs_text import facts_of, lines_of_courses, lines_of_runs, losses_of, shown
+from tsumugu.cli.runs_text import facts_of, lines_of_courses, lines_of_evaluations, lines_of_runs, losses_of, shown
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.training.events import LOG, Event, read_events, settled
-from tsumugu.training.figures import number, safe_text, size
+from tsumugu.training.figures import safe_text, size
 from tsumugu.training.runs import Run, delete_run, differences, find_run, list_runs, read_recipe, read_run
 
 app = App(name="runs", help="List training runs, show one, compare several, delete some.")
@@ -120,13 +120,10 @@ def show(run: str, /, *, folder: Folder = None, plot: Plot = None, by: By = "ste
         print(f"{name:15}{printable(text)}")
     for line in lines_of_courses([found.name], [losses_of(events)], _width() or 80):
         print(line)
-    table = [
-        [f"{each.step:,}", number(each.values.get("loss")), number(each.values.get("bits_per_byte"))]
-        for each in of["evaluation"][-8:]
-    ]
-    if table:
+    last = of["evaluation"][-8:]
+    if last:
         print("\nlast evaluations")
-        for line in lines_of_table(["STEP", "LOSS", "BITS/BYTE"], table, frozenset({0, 1, 2})):
+        for line in lines_of_evaluations(last):
             print(f"  {line}")
     for each in [*of["warning"], *of["rollback"]][-5:]:
         what = each.values.get("what") or each.values.get("reason")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
 
-from tsumugu.cli.cache_text import age_text, fit, lines_of_table
+from tsumugu.cli.cache_text import age_text, fit, lines_of_table, printable
 from tsumugu.training.events import Event, settled
 from tsumugu.training.figures import count, duration, number, size, sparkline
 from tsumugu.training.runs import Run
@@ -26,20 +26,24 @@ _COLUMNS: dict[str, Callable[[Run], str]] = {
     "LOSS": lambda run: number(run.loss),
     "BEST": lambda run: number(run.best_loss),
     "BITS/BYTE": lambda run: number(run.best_bits_per_byte),
+    "SCORE": lambda run: number(None if run.best_score is None else run.best_score[1]),
     "TIME": lambda run: duration(run.seconds),
     "SIZE": lambda run: size(run.size),
 }
-_LEAVE = ("SIZE", "OBJECTIVE", "TIME", "BEST", "PARAMETERS", "FAMILY", "BITS/BYTE", "LOSS")
+_LEAVE = ("SIZE", "OBJECTIVE", "TIME", "BEST", "PARAMETERS", "FAMILY", "BITS/BYTE", "SCORE", "LOSS")
 _NAME = 24
 """Cells of a name that are kept as long as columns can leave."""
-_RIGHT = frozenset({"PARAMETERS", "STEPS", "LOSS", "BEST", "BITS/BYTE", "TIME", "SIZE"})
+_RIGHT = frozenset({"PARAMETERS", "STEPS", "LOSS", "BEST", "BITS/BYTE", "SCORE", "TIME", "SIZE"})
 
 
 def lines_of_runs(found: Sequence[Run], width: int | None) -> list[str]:
     """A line for each run, in at most `width` cells: names are cut, then columns leave, then names are cut more."""
     columns = dict(_COLUMNS)
+    for name, key in (("BITS/BYTE", "best_bits_per_byte"), ("SCORE", "best_score")):
+        if all(getattr(run, key) is None for run in found):
+            del columns[name]
     longest = max(cell_len(run.name) for run in found)
-    for leaving in (*_LEAVE, None):
+    for leaving in (*(each for each in _LEAVE if each in columns), None):
         rows = [[cell(run) for cell in columns.values()] for run in found]
         right = frozenset(i for i, each in enumerate(columns) if each in _RIGHT)
         lines = lines_of_table(list(columns), rows, right)
@@ -51,6 +55,26 @@ def lines_of_runs(found: Sequence[Run], width: int | None) -> list[str]:
         del columns[leaving]
     rows = [[fit(row[0], max(4, longest - excess)), *row[1:]] for row in rows]
     return lines_of_table(list(columns), rows, right)
+
+
+def lines_of_evaluations(found: Sequence[Event]) -> list[str]:
+    """A line for each evaluation: the loss, and bits per byte and scores where there are any."""
+    scores = list(dict.fromkeys(name for each in found for name in _scores(each)))
+    rows = [[f"{each.step:,}", number(each.values.get("loss"))] for each in found]
+    heads = ["STEP", "LOSS"]
+    if any(each.values.get("bits_per_byte") is not None for each in found):
+        heads.append("BITS/BYTE")
+        rows = [[*row, number(each.values.get("bits_per_byte"))] for row, each in zip(rows, found, strict=True)]
+    rows = [
+        [*row, *(number(_scores(each).get(name)) for name in scores)] for row, each in zip(rows, found, strict=True)
+    ]
+    heads += [printable(name.upper()) for name in scores]
+    return lines_of_table(heads, rows, frozenset(range(len(heads))))
+
+
+def _scores(event: Event) -> Mapping[str, Any]:
+    found = event.values.get("scores")
+    return found if isinstance(found, Mapping) else {}
 
 
 def facts_of(run: Run) -> dict[str, str]:
@@ -70,6 +94,7 @@ def facts_of(run: Run) -> dict[str, str]:
         "loss": number(run.loss) if run.loss is not None else None,
         "best loss": best,
         "bits per byte": number(run.best_bits_per_byte) if run.best_bits_per_byte is not None else None,
+        "best score": f"{run.best_score[0]} {number(run.best_score[1])}" if run.best_score is not None else None,
         "training time": duration(run.seconds) if run.seconds is not None else None,
         "speed": f"{count(speed)} tokens/s" if speed else None,
         "last event": age_text(run.updated) if run.updated is not None else None,

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tsumugu.training.events import Event
 from tsumugu.training.figures import count, duration, number, safe_text
-from tsumugu.training.progress import Progress, scores
+from tsumugu.training.progress import Progress, measured
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -172,9 +172,9 @@ class Console:
             lines += _flowed([*told.figures()[:2], *told.speed(), *told.figures()[2:]], width)
         words = []
         if told.evaluation:
-            words.append(f"evaluation {scores(told.evaluation.get('loss'), told.evaluation.get('bits_per_byte'))}")
+            words.append(f"evaluation {measured(told.evaluation)}")
         if told.best is not None:
-            words.append(f"best {scores(told.best[0], told.best[1])} at step {told.best[2]:,}")
+            words.append(f"best {measured(told.best[0])} at step {told.best[1]:,}")
         if told.saved is not None:
             words.append(f"saved at step {told.saved:,}")
         lines += _flowed(words, width)
@@ -240,7 +240,7 @@ def _said(event: Event) -> str:
     """An event as one plain line."""
     values, at = event.values, f"at step {event.step:,}"
     if event.kind == "evaluation":
-        return f"evaluation {at}: {scores(values.get('loss'), values.get('bits_per_byte'))}"
+        return f"evaluation {at}: {measured(values)}"
     if event.kind == "rollback":
         return f"rollback {at} to {safe_text(str(values.get('to')))}: {safe_text(str(values.get('reason')))}"
     if event.kind == "resumed":

@@ -44,7 +44,7 @@ class Event:
             ranks, epochs};
             step {loss, losses, lr, grad_norm, tokens (so far), tokens_per_second, seconds (of training, so far), epoch,
             memory (bytes at the peak), mfu (0 to 1, or None), padding (share of the places, 0 to 1)};
-            evaluation {loss, bits_per_byte, losses, seconds}; sample {prompt, text};
+            evaluation {loss, bits_per_byte, losses, scores, seconds}; sample {prompt, text};
             checkpoint {path, seconds, kind: last|best|step}; warning {what}; rollback {to, reason}; resumed {from};
             end {reason: done|budget|stopped|early|failed, tokens, seconds, loss}.
     """
@@ -292,3 +292,15 @@ def _revived(value: Any) -> Any:
     if isinstance(value, list):
         return [_revived(each) for each in value]
     return value
+
+
+def merit(evaluation: Mapping[str, Any]) -> tuple[float, float] | None:
+    """What makes an evaluation the best, more being better: its first score where it has any, then its loss.
+
+    None where nothing was measured.
+    """
+    loss, scores = evaluation.get("loss"), evaluation.get("scores")
+    first = next(iter(scores.values()), None) if isinstance(scores, Mapping) else None
+    if isinstance(loss, bool) or not isinstance(loss, int | float):
+        return None
+    return (float(first) if isinstance(first, int | float) else 0.0, -float(loss))

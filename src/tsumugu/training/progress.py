@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tsumugu.training.events import Event
+from tsumugu.training.events import Event, merit
 from tsumugu.training.figures import History, Smoother, count, duration, flops, number, safe_text, size, sparkline
 
 _ENDS = {
@@ -32,7 +31,7 @@ class Progress:
 
     Attributes:
         start, values, evaluation, end: values of the last event of that kind (`values`: of the last step).
-        best: the evaluation with the least loss: its loss, its bits per byte or None, its step.
+        best: values and step of the best evaluation.
         saved: the step of the last checkpoint.
         losses: the smoothed loss of all steps so far.
     """
@@ -41,7 +40,7 @@ class Progress:
         self.start: Mapping[str, Any] = {}
         self.values: Mapping[str, Any] = {}
         self.evaluation: Mapping[str, Any] = {}
-        self.best: tuple[float, Any, int] | None = None
+        self.best: tuple[Mapping[str, Any], int] | None = None
         self.end: Mapping[str, Any] | None = None
         self.saved: int | None = None
         self.step = 0
@@ -60,9 +59,9 @@ class Progress:
             self._take_step(event)
         elif event.kind == "evaluation":
             self.evaluation = {**event.values, "step": event.step}
-            loss = event.values.get("loss")
-            if isinstance(loss, int | float) and loss < (math.inf if self.best is None else self.best[0]):
-                self.best = (loss, event.values.get("bits_per_byte"), event.step)
+            found = merit(event.values)
+            if found is not None and (self.best is None or found > (merit(self.best[0]) or found)):
+                self.best = event.values, event.step
         elif event.kind == "checkpoint":
             self.saved = event.step
         elif event.kind in ("rollback", "resumed"):
@@ -136,12 +135,15 @@ class Progress:
         if isinstance(end.get("loss"), int | float):
             words.append(f"loss {number(end['loss'])}")
         if self.best is not None:
-            words.append(f"best {scores(self.best[0], self.best[1])} at step {self.best[2]:,}")
+            words.append(f"best {measured(self.best[0])} at step {self.best[1]:,}")
         return " · ".join(words)
 
 
-def scores(loss: Any, bits_per_byte: Any) -> str:
-    """A loss and bits per byte, if they are known."""
-    return f"loss {number(loss)}" + (
-        f", {number(bits_per_byte)} bits/byte" if isinstance(bits_per_byte, int | float) else ""
-    )
+def measured(values: Mapping[str, Any]) -> str:
+    """What an evaluation found: the loss, and bits per byte and scores where there are any."""
+    words, bits, scores = [f"loss {number(values.get('loss'))}"], values.get("bits_per_byte"), values.get("scores")
+    if isinstance(bits, int | float):
+        words.append(f"{number(bits)} bits/byte")
+    if isinstance(scores, Mapping):
+        words += [safe_text(f"{name} {number(value)}", one_line=True) for name, value in scores.items()]
+    return ", ".join(words)

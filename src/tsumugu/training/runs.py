@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsumugu.core.errors import InputError, UnknownNameError, did_you_mean
-from tsumugu.training.events import LOG, Event, read_events
+from tsumugu.training.events import LOG, Event, merit, read_events
 
 RECIPE = "recipe.yaml"
 LOCK = "lock"
@@ -44,7 +44,7 @@ class Run:
         reason: why it ended, in the log's own word.
         steps, total_steps: done, and planned.
         loss: of the last step, smoothed by nothing.
-        best_loss, best_bits_per_byte, best_step: the evaluation with the least loss.
+        best_loss, best_bits_per_byte, best_score, best_step: the best evaluation; the score with its name.
         seconds: of training.
         started, updated: seconds since 1970 of the first and the last event.
         size: bytes of all its files.
@@ -64,6 +64,7 @@ class Run:
     loss: float | None
     best_loss: float | None
     best_bits_per_byte: float | None
+    best_score: tuple[str, float] | None
     best_step: int | None
     seconds: float | None
     started: float | None
@@ -128,9 +129,9 @@ def read_run(path: Path) -> Run:
     end = seen.end.values if seen.end else {}
     busy, pid = is_held(path)
     reason = _text(end.get("reason"))
-    best = min(
-        (each for each in seen.evaluations if _number(each.values.get("loss")) is not None),
-        key=lambda each: each.values["loss"],
+    best = max(
+        (each for each in seen.evaluations if merit(each.values) is not None),
+        key=lambda each: merit(each.values) or (0.0, 0.0),
         default=None,
     )
     return Run(
@@ -147,6 +148,7 @@ def read_run(path: Path) -> Run:
         loss=_number(last.get("loss")) if last else _number(end.get("loss")),
         best_loss=_number(best.values.get("loss")) if best else None,
         best_bits_per_byte=_number(best.values.get("bits_per_byte")) if best else None,
+        best_score=_score(best.values) if best else None,
         best_step=best.step if best else None,
         seconds=_number(end.get("seconds", last.get("seconds"))),
         started=seen.start.time if seen.start else None,
@@ -154,6 +156,13 @@ def read_run(path: Path) -> Run:
         size=_size(path),
         pid=pid,
     )
+
+
+def _score(evaluation: Mapping[str, Any]) -> tuple[str, float] | None:
+    scores = evaluation.get("scores")
+    name, value = next(iter(scores.items()), ("", None)) if isinstance(scores, Mapping) else ("", None)
+    found = _number(value)
+    return None if found is None else (str(name), found)
 
 
 @dataclass

@@ -96,6 +96,9 @@ def _scalars(values: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tupl
         value = values.get(name)
         if isinstance(value, int | float):
             yield name, value
+    scores = values.get("scores")
+    if isinstance(scores, Mapping):
+        yield from ((name, value) for name, value in scores.items() if isinstance(value, int | float))
     losses = values.get("losses")
     if isinstance(losses, Mapping) and len(losses) > 1:
         for name, value in losses.items():

@@ -27,6 +27,7 @@ VERBS = {
     "pull": ("tsumugu.cli.pull:pull", "Fetch a model into the cache."),
     "tokenizer": ("tsumugu.cli.tokenizer:app", "Train a tokenizer, measure it, see how it cuts a text."),
     "data": ("tsumugu.cli.data:data", "Check labelled data, and say what is in them."),
+    "label": ("tsumugu.cli.label:label", "Make labelled data out of raw text, in the terminal."),
     "evaluate": ("tsumugu.cli.evaluate:evaluate", "Score a model, predictions or a baseline on labelled data."),
     "compare": ("tsumugu.cli.compare:compare", "Rank what was evaluated, and tell differences from chance."),
     "plan": ("tsumugu.cli.plan:plan", "Say what a training run takes: memory, time, cost, a layout, how much text."),

@@ -86,7 +86,7 @@ def run(
     dtype: DType = "float32",
     device: Device = "cpu",
     engine: Annotated[
-        Literal["auto", "torch", "onnx", "ray"],
+        Literal["auto", "torch", "onnx", "native", "ray"],
         Parameter(help="What computes, as of other verbs; ray: workers of a cluster, each with what auto takes."),
     ] = "auto",
     quantize: Quantize = "auto",

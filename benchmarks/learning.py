@@ -59,6 +59,7 @@ class Case:
     Attributes:
         asked: what the loss is about; rows with the same word can be compared.
         options: of the objective.
+        start: of the model.
     """
 
     objective: str
@@ -66,16 +67,21 @@ class Case:
     asked: str
     options: dict[str, Any] = field(default_factory=dict)
     language: str = "en"
+    start: str = "random"
+
+    @property
+    def how(self) -> list[str]:
+        """What tells it from others of its objective."""
+        words = ["static" if value is True else str(value) for value in self.options.values()]
+        return [*words, *(["informed start"] if self.start == "informed" else [])]
 
     @property
     def name(self) -> str:
-        words = [self.language, self.objective, *map(str, self.options.values()), self.family]
-        return "-".join(each for each in words if each != "True").replace(".", "")
+        return "-".join([self.language, self.objective, *self.how, self.family]).replace(".", "").replace(" ", "-")
 
     @property
     def title(self) -> str:
-        said = ", ".join("static" if value is True else str(value) for value in self.options.values())
-        return f"{self.objective} ({said})" if said else self.objective
+        return f"{self.objective} ({', '.join(self.how)})" if self.how else self.objective
 
 
 MASKED: list[dict[str, Any]] = [
@@ -97,6 +103,7 @@ CASES = [
     *(Case("ul2", family, "hidden spans and ends") for family in ("t5", "t5-v1.1")),
     Case("causal", "gpt2", "all tokens", language="ja"),
     Case("masked", "bert", "hidden tokens", {"unit": "token"}, "ja"),
+    Case("masked", "bert", "hidden tokens", {"unit": "token"}, "ja", "informed"),
     Case("span-corruption", "t5", "hidden spans", language="ja"),
 ]
 PANELS = {
@@ -185,11 +192,11 @@ def recipe(case: Case, place: Path, *, small: bool) -> dict[str, Any]:
     steps = 2 if small else STEPS
     return {
         "name": case.name,
-        "model": {"family": family, "config": CONFIGS[case.family]},
+        "model": {"family": family, "config": CONFIGS[case.family], "start": case.start},
         "tokenizer": {"vocab_size": 4096 if case.language == "ja" else 2048, "language": case.language, **marks},
         "data": {"inputs": [str(paths[0])], "validation": [str(paths[1])], "context": CONTEXT},
         "objective": {"name": case.objective, **case.options},
-        "optimizer": {"name": "muon"},
+        "optimizer": {"name": "muon", "frozen": ["embeddings.token.*"] if case.start == "informed" else []},
         "train": {"steps": steps, "batch": BATCH, "lr": 3e-3, "seed": SEED},
         "evaluation": {"every": 0.1, "rows": 4 if small else 80},
         "checkpoints": {"every": 0.5, "best": False},

@@ -26,6 +26,7 @@ from tsumugu.training.events import Stream
 from tsumugu.training.feed import RowFeed, held_back, share
 from tsumugu.training.flops import flops_per_token
 from tsumugu.training.hardware import measure_machine
+from tsumugu.training.informed import start_informed, write_statistics
 from tsumugu.training.initialization import initialize
 from tsumugu.training.launch import RUNS, begin, describe, go, opened
 from tsumugu.training.loop import Result, Trainer
@@ -152,6 +153,12 @@ def _trainer(recipe: Recipe, folder: Path, world: World, corpora: Sequence[Corpu
     model.to(world.device)
     if recipe.model.init is None:
         initialize(model, seed=train.seed)
+    if recipe.model.start == "informed":
+        path = folder / "start.safetensors"
+        if world.main and not path.is_file():
+            write_statistics(corpora[0], model.config.hidden_size, path, seed=train.seed)
+        world.barrier(patience=DAY)
+        start_informed(model, path, seed=train.seed)
     writes = model.head_name in ("causal-lm", "seq2seq-lm")
     section = recipe.evaluation
 

@@ -24,6 +24,8 @@ from tsumugu.training.parallel import Parallel
 from tsumugu.training.schedules import ScheduleConfig
 
 SUFFIX = ".yaml"
+INFORMED = ("bert", "roberta")
+"""Families of encoders that may start informed: they learn positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +38,29 @@ class ModelSection(Config):
         config: hyperparameters by our names; they count more than the preset's. What the tokenizer and the context
             tell (vocab_size, max_positions, special ids) need not be said.
         init: begin from these weights instead of fresh ones: whatever `load_model` takes. It says all hyperparameters.
+        start: fresh weights that are random, or informed (bert, roberta): token vectors from counts of neighbours in
+            the corpus, heads of the first layer that look at neighbours; see `tsumugu.training.informed`.
     """
 
     family: str | None = None
     preset: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     init: str | None = None
+    start: Literal["random", "informed"] = "random"
 
     def check(self) -> None:
+        if self.init is not None and self.start == "informed":
+            self.refuse("start", "weights that are there need no start", mend="leave one of init and start")
         if self.init is not None and (self.preset is not None or self.config):
             self.refuse("init", "weights that are there say their own hyperparameters", mend="leave preset and config")
         if self.init is None:
             if self.family is None:
                 self.refuse("family", "no family is named", mend=f"known: {', '.join(FAMILIES)}")
             FAMILIES.canonical(self.family)
+            if self.start == "informed" and FAMILIES.canonical(self.family) not in INFORMED:
+                self.refuse(
+                    "start", f"there is no informed start for {self.family}", mend=f"known: {', '.join(INFORMED)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def run(report: Report) -> None:
                 assert ours.ask("text", tokens=tokens) == reference.ask("text", tokens=tokens), "the tokens differ"
                 pairs.append(("transformers", reference))
             for name, other in pairs:
-                for work, options in works(tokens, long, batched=name == "transformers" or llama == "llama"):
+                for work, options in works(tokens, long):
                     verb = "prefill" if work.startswith("first") else "decode"
                     report.compare(
                         f"SmolLM2-135M {bits}, {work}",
@@ -44,9 +44,12 @@ def run(report: Report) -> None:
         reference.close()
 
 
-def works(tokens: int, long: int, *, batched: bool) -> list[tuple[str, dict[str, int]]]:
-    found = [(f"{tokens} tokens", {"tokens": tokens}), (f"first token after {long}", {"tokens": long})]
-    return [*found, (f"8 x {tokens} tokens", {"tokens": tokens, "rows": 8})] if batched else found
+def works(tokens: int, long: int) -> list[tuple[str, dict[str, int]]]:
+    return [
+        (f"{tokens} tokens", {"tokens": tokens}),
+        (f"first token after {long}", {"tokens": long}),
+        (f"8 x {tokens} tokens", {"tokens": tokens, "rows": 8}),
+    ]
 
 
 def written(folder: Path) -> dict[str, Path]:

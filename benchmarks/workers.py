@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 PROMPT = 64
@@ -175,34 +176,39 @@ class Llama:
 
 
 class XLlama:
-    """llama.cpp by xllamacpp: its server, which times itself; one row at a time."""
+    """llama.cpp by xllamacpp: its server; several rows are several requests at once."""
+
+    ROWS = 8
 
     def __init__(self, path: str) -> None:
         import xllamacpp
 
         parameters = xllamacpp.CommonParams()
         parameters.model.path = path
-        parameters.n_ctx, parameters.n_parallel, parameters.warmup = 640, 1, False
+        parameters.n_ctx, parameters.n_parallel, parameters.warmup = self.ROWS * 640, self.ROWS, False
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = THREADS
         self.server = xllamacpp.Server(parameters)
 
-    def _timings(self, length: int, tokens: int) -> dict[str, float]:
-        asked = {"prompt": prompt(length), "n_predict": tokens, "temperature": 0}
+    def _asked(self, length: int, tokens: int, row: int = 0) -> dict[str, float]:
+        asked = {"prompt": prompt(length, row), "n_predict": tokens, "temperature": 0}
         found = self.server.handle_completions(asked | {"ignore_eos": True, "cache_prompt": False})
         return dict((found if isinstance(found, dict) else json.loads(found))["timings"])
 
+    def _written(self, rows: int, length: int, tokens: int) -> float:
+        began = clock()
+        with ThreadPoolExecutor(rows) as pool:
+            list(pool.map(lambda row: self._asked(length, tokens, row), range(rows)))
+        return clock() - began
+
     def decode(self, tokens: int, rows: int = 1, length: int = PROMPT) -> float:
-        assert rows == 1
-        began = clock()
-        self._timings(length, 1)
-        first = clock() - began
-        began = clock()
-        found = self._timings(length, tokens + 1)["predicted_ms"]
-        return clock() - began - first if THREADS == 1 else found / 1000
+        if rows == 1 and THREADS > 1:
+            return self._asked(length, tokens)["predicted_ms"] / 1000
+        first = self._written(rows, length, 1)
+        return self._written(rows, length, tokens + 1) - first
 
     def prefill(self, tokens: int) -> float:
         began = clock()
-        found = self._timings(tokens, 1)["prompt_ms"]
+        found = self._asked(tokens, 1)["prompt_ms"]
         return clock() - began if THREADS == 1 else found / 1000
 
 

@@ -106,6 +106,14 @@ class KVCache:
         made.set_lengths(torch.full_like(made.lengths, filled))
         return made
 
+    def widened(self, capacity: int) -> KVCache:
+        """The same with room for `capacity` tokens in each row."""
+        layers, batch, kv_heads, old, head_dim = self.keys.shape
+        made = KVCache(layers, batch, kv_heads, capacity, head_dim, dtype=self.keys.dtype, device=self.keys.device)
+        made.keys[:, :, :, :old], made.values[:, :, :, :old] = self.keys, self.values
+        made.set_lengths(self.lengths)
+        return made
+
     def select(self, rows: Tensor) -> None:
         """Keep `rows` `[new_batch]` in that order; rows may repeat (beams) or be left out (finished texts)."""
         if len(rows) == len(self._rows) and bool((rows == self._rows).all()):

@@ -72,6 +72,11 @@ class OnnxSession:
                     self._read(slice(row, row + 1), chunk, np.array([first + chunk.shape[1]]))
         return self._logits[: len(prompts), 0]
 
+    def begin(self, rows: int) -> None:
+        """Rows without any token, in place of `start`."""
+        self._grow(rows, keep=0)
+        self._step, self.lengths = None, np.zeros(rows, np.int64)
+
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         rows = len(tokens)

@@ -36,6 +36,10 @@ class Session(Protocol):
 class TokenSession(Session, Protocol):
     """A session of a decoder, where any number of tokens can be read at once and taken back."""
 
+    def begin(self, rows: int) -> None:
+        """Rows without any token, in place of `start`."""
+        ...
+
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
         """Append some tokens to each row, or none.
 
@@ -72,6 +76,12 @@ def open_session(model: Any, *, batch: int, capacity: int, prefix: Any = None) -
     opener = _ability(model, "open_session", "generate text")
     session: Session = opener(batch=batch, capacity=capacity, **({} if prefix is None else {"prefix": prefix}))
     return session
+
+
+def end_session(session: Session) -> None:
+    """No more tokens come; an engine that keeps what was read for later texts does so now."""
+    if close := getattr(session, "close", None):
+        close()
 
 
 def open_scorer(model: Any, *, prefix: Sequence[int]) -> Scorer:

@@ -75,6 +75,12 @@ class TorchSession:
         return as_numpy(output.logits)
 
     @torch.inference_mode()
+    def begin(self, rows: int) -> None:
+        """Rows without any token, in place of `start`."""
+        self.cache = self.model.new_cache(rows, self.capacity)
+        self.cache.set_lengths(self.cache.lengths)
+
+    @torch.inference_mode()
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         assert self.cache is not None, "start comes first"
@@ -88,6 +94,8 @@ class TorchSession:
         ids, counts = padded(texts)
         positions = before[:, None] + torch.arange(ids.shape[1], device=before.device)
         positions = positions.clamp(max=self.model.config.max_positions - 1)  # of padding, which nothing sees
+        if int(before.max()) + ids.shape[1] > self.cache.capacity:
+            self.cache = self.cache.widened(int(before.max()) + ids.shape[1])
         logits = self.model(ids, position_ids=positions, cache=self.cache).logits
         self.cache.set_lengths(before + counts.to(before.device))
         asked = [(row, at) for row, n in enumerate(counts.tolist()) for at in range(0 if every else max(0, n - 1), n)]

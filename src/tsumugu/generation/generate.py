@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError
 from tsumugu.core.tensors import convert_tensor, format_of, to_numpy
-from tsumugu.engines.session import open_session
+from tsumugu.engines.session import end_session, open_session
 from tsumugu.generation.beam import beam_search
 from tsumugu.generation.constrained import Guide, grammar_of
 from tsumugu.generation.ends import Ends, Step, limit_of
@@ -175,14 +175,7 @@ def steps(
     """
     if options.stops and tokenizer is None:
         raise InputError("stop strings need a tokenizer", where="stop_strings", mend="pass tokenizer=")
-    guide = None
-    shape = grammar_of(choices=options.choices, regex=options.regex, json_schema=options.json_schema)
-    each = [shape] * len(prompts) if grammars is None and shape is not None else grammars
-    if each is not None:
-        if tokenizer is None:
-            raise InputError("a shape needs a tokenizer", where="generation", mend="pass tokenizer=")
-        repeated = [grammar for grammar in each for _ in range(options.num_return_sequences)]
-        guide = Guide(tokenizer, repeated, vocab=model.config.vocab_size, ends=options.ends)
+    guide = guide_of(model, len(prompts), options, tokenizer, grammars)
     if draft is None and not options.prompt_lookup:
         return _steps(model, prompts, options, tokenizer, guide, prefix)
     if draft is not None and draft.config.vocab_size != model.config.vocab_size:
@@ -199,6 +192,24 @@ def steps(
             yield from _guessed(model, prompts[number // samples], numbers, options, tokenizer, own, draft)
 
     return written()
+
+
+def guide_of(
+    model: Any,
+    prompts: int,
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+    grammars: Sequence[str] | None = None,
+) -> Guide | None:
+    """What gives the texts of some prompts their shape, if they are to have one."""
+    shape = grammar_of(choices=options.choices, regex=options.regex, json_schema=options.json_schema)
+    each = [shape] * prompts if grammars is None and shape is not None else grammars
+    if each is None:
+        return None
+    if tokenizer is None:
+        raise InputError("a shape needs a tokenizer", where="generation", mend="pass tokenizer=")
+    repeated = [grammar for grammar in each for _ in range(options.num_return_sequences)]
+    return Guide(tokenizer, repeated, vocab=model.config.vocab_size, ends=options.ends)
 
 
 def _steps(
@@ -224,6 +235,8 @@ def _steps(
     for step in range(options.max_new_tokens):
         tokens = sampler.pick(logits, step)
         ended, found = ends.after(active, tokens, step)
+        if ended.all():
+            end_session(session)
         yield from found
         if ended.all():
             return
@@ -260,6 +273,9 @@ def _guessed(
         for place in range(len(guesses) + 1):
             tokens = sampler.pick(logits[place : place + 1], step)
             ended, found = ends.after(active, tokens, step)
+            if ended.all():
+                session.forget(np.array([len(guesses) - place]))
+                end_session(session)
             yield from found
             if ended.all():
                 return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.engines.native.library import Cache, Layer, Matrix, Network, Norm, load_library
+from tsumugu.engines.native.prefixes import Prefixes
 
 WEIGHTS = "weights.bin"
 SMALL = 8_000_000
@@ -35,7 +36,7 @@ class Engine:
     """
 
     def __init__(self, folder: Path, record: Mapping[str, Any], *, vocab: int, threads: int) -> None:
-        self.vocab = vocab
+        self.vocab, self.prefixes = vocab, Prefixes()
         self._library = load_library()
         self._weights = read_weights(folder / WEIGHTS)
         if len(self._weights) != record["bytes"]:

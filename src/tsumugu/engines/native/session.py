@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError
 from tsumugu.engines.native.library import Cache
 from tsumugu.engines.native.network import Engine
+from tsumugu.engines.native.prefixes import LEAST, common
 from tsumugu.engines.session import Logits, Rows
 
 TOGETHER = 512
@@ -34,21 +35,70 @@ class NativeSession:
     def __init__(self, engine: Engine, *, batch: int, capacity: int) -> None:
         self.engine, self.capacity = engine, capacity
         self.lengths = np.zeros(0, np.int64)
+        self._text: list[int] | None = None
         self._room = -(-capacity // UNIT) * UNIT
         self._allocate(batch)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
-        """Read prompts; logits `[rows, vocab]` of what follows each."""
-        if len(prompts) > self._rows:
-            self._allocate(len(prompts))
-        self.lengths = np.zeros(len(prompts), np.int64)
-        return self.extend(prompts)
+        """Read prompts; logits `[rows, vocab]` of what follows each.
+
+        What is known from earlier sessions, and what all prompts begin with, is not read again.
+        """
+        self.begin(len(prompts))
+        known = self.recall(0, prompts[0])
+        shared = min((common(prompts[0], prompt[:-1]) for prompt in prompts[1:]), default=0)
+        if shared >= LEAST:
+            if shared > known:
+                self.extend([prompts[0][known:shared], *([] for _ in prompts[1:])])
+                self.keep(0, prompts[0][:shared])
+            self.select(np.zeros(len(prompts), np.int64))
+            self.forget(self.lengths - shared)
+        elif len(prompts) > 1:
+            self.forget(self.lengths)
+        logits = self.extend([prompt[length:] for prompt, length in zip(prompts, self.lengths.tolist(), strict=True)])
+        if len(prompts) == 1:
+            self.keep(0, prompts[0])
+            self._text = list(prompts[0])
+        return logits
+
+    def begin(self, rows: int) -> None:
+        """Rows without any token."""
+        if rows > self._rows:
+            self._allocate(rows)
+        self.lengths, self._text = np.zeros(rows, np.int64), None
+
+    def recall(self, row: int, text: Sequence[int]) -> int:
+        """Fill an empty row with as much of a text as is known, its last token apart; gives how many tokens."""
+        known, kept = self.engine.prefixes.find(text[: min(len(text), self.capacity) - 1])
+        if kept is not None:
+            filled = -(-known // UNIT)
+            self._keys[:, row, :, :filled] = kept[0][:, :, :filled]
+            self._values[:, row, :, :, : filled * UNIT] = kept[1][:, :, :, : filled * UNIT]
+            self.lengths[row] = known
+        return known
+
+    def keep(self, row: int, text: Sequence[int]) -> None:
+        """Let later texts begin from what a row has read, which is `text`."""
+        prefixes = self.engine.prefixes
+        if len(text) < prefixes.find(text)[0] + LEAST:
+            return
+        filled = -(-len(text) // UNIT)
+        values = self._values[:, row, :, :, : filled * UNIT].copy()
+        prefixes.keep(text, self._keys[:, row, :, :filled].copy(), values)
+
+    def close(self) -> None:
+        """No more tokens come; the only text may be begun from again."""
+        if self._text is not None and len(self._text) == self.lengths[0]:
+            self.keep(0, self._text)
+        self._text = None
 
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         count = len(tokens)
         assert count == len(self.lengths), "one token for each row"
         rows = np.arange(count, dtype=np.int32)
+        if self._text is not None:
+            self._text += tokens.tolist()
         return self._read(tokens.astype(np.int32), rows, self.lengths.astype(np.int32), rows, np.ones(count, np.int64))
 
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
@@ -57,6 +107,8 @@ class NativeSession:
         if (self.lengths + counts).max(initial=0) > self.capacity:
             longest = int((self.lengths + counts).max())
             raise InputError(f"a prompt of {longest} tokens is longer than {self.capacity}", where="prompt")
+        if self._text is not None:
+            self._text += texts[0]
         ids = np.concatenate([np.asarray(text, np.int32) for text in texts])
         rows = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
         positions = np.concatenate([np.arange(count) for count in counts]) + self.lengths[rows]
@@ -66,12 +118,15 @@ class NativeSession:
     def forget(self, counts: Rows) -> None:
         """Take back the last tokens of each row, `[rows]`."""
         self.lengths = self.lengths - counts
+        if self._text is not None:
+            del self._text[int(self.lengths[0]) :]
 
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order."""
         count = len(rows)
         if count == len(self.lengths) and np.array_equal(rows, np.arange(count)):
             return
+        self._text = None
         if count > self._rows:
             keys, values = self._keys, self._values
             self._allocate(count)

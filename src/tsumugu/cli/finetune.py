@@ -12,7 +12,7 @@ from tsumugu.cli.pretrain import leave, pairs
 from tsumugu.core.errors import InputError
 
 if TYPE_CHECKING:
-    from tsumugu.tuning.finetune import Tuned
+    from tsumugu.tuning.outcome import Tuned
 
 
 def finetune(
@@ -26,6 +26,8 @@ def finetune(
     method: Annotated[Literal["full", "head", "lora"] | None, Parameter(help="What is trained (full).")] = None,
     epochs: Annotated[float | None, Parameter(help="How often the examples are read (3).")] = None,
     limit: Annotated[int | None, Parameter(help="So many training examples at most.")] = None,
+    seeds: Annotated[int | None, Parameter(help="Do it so many times, with other seeds; mean and deviation.")] = None,
+    folds: Annotated[int | None, Parameter(help="Cross-validation in so many parts.")] = None,
     skip: Annotated[bool, Parameter(negative="", help="Pass over rows that cannot be used.")] = False,
     resume: Annotated[bool, Parameter(negative="", help="Go on if the run is there already.")] = False,
     show: Annotated[bool, Parameter(("--print",), negative="", help="Print the whole recipe, and do nothing.")] = False,
@@ -51,6 +53,7 @@ def finetune(
     name, overrides = (task[0], task[1:]) if task and not task[0].startswith("-") else (None, task)
     said: dict[str, Any] = {"task": name, "model.source": model, "data.source": data, "model.method": method}
     said |= {"train.epochs": epochs, "data.limit": limit, "data.skip": skip or None}
+    said |= {"repeat.seeds": seeds, "repeat.folds": folds}
     values = with_overrides(values, {key: each for key, each in said.items() if each is not None})
     for key, option in (("task", "TASK"), ("model", "--model"), ("data", "--data")):
         if key not in values:
@@ -68,7 +71,9 @@ def finetune(
 
 def say(tuned: Tuned, *, quiet: bool) -> None:
     """Tell the scores of the test split and where the model is; leave as `pretrain` does."""
-    if tuned.test is not None and not quiet:
+    if tuned.summary is not None and not quiet:
+        print(tuned.summary.table())
+    elif tuned.test is not None and not quiet:
         results = tuned.test.results
         for name, score in results.scores.items():
             print(f"{name:12} {score.value:.4f}  [{score.low:.4f}, {score.high:.4f}]")

@@ -176,6 +176,7 @@ def save_model(
     extra: dict[str, str | bytes] = {"generation_config.json": _generation_config(model)} if writes else {}
     if model.head_name == "base" and model.path is not None and model.path.is_dir():
         extra |= {name: (model.path / name).read_bytes() for name in _sentence_files(model.path)}
+    extra |= model.beside
     if tokenizer is not None:
         extra |= _tokenizer_files(tokenizer)
     named = model.keymap.to_theirs(tensors, with_prefix=model.head_name != "base")

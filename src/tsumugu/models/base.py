@@ -73,6 +73,7 @@ class Model(nn.Module):
         usage: what its config.json says about its use, by the keys of `USAGE`.
         source: what was asked for when it was loaded.
         path: the folder or file it was loaded from.
+        beside: small files that are saved with its weights, by name.
         adapters: what was added to the network to be trained in its stead, by name; see `tsumugu.adapters.adapt`.
     """
 
@@ -85,6 +86,7 @@ class Model(nn.Module):
     usage: Mapping[str, Any] = {}
     source: str | None = None
     path: Path | None = None
+    beside: Mapping[str, str] = {}
     adapters: Mapping[str, Any] | None = None
 
     def __init__(self, family: Family, config: Config, head_name: str) -> None:

@@ -166,6 +166,26 @@ POOLING_KEYS: dict[str, PoolingMode] = {
 """The switches of 1_Pooling/config.json and our names."""
 
 
+def pooling_files(pooling: Pooling, dim: int) -> dict[str, str]:
+    """The sentence-transformers files that say this, by name, to lie beside a model of width `dim`."""
+    kinds = [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        *([("2_Normalize", "Normalize")] if pooling.normalize else []),
+    ]
+    modules = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for at, (path, kind) in enumerate(kinds)
+    ]
+    switches = {key: mode == pooling.mode for key, mode in POOLING_KEYS.items()}
+    files: dict[str, Any] = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": dim, **switches},
+        "sentence_bert_config.json": {"max_seq_length": pooling.max_tokens, "do_lower_case": pooling.lower},
+    }
+    return {name: json.dumps(values, indent=2) + "\n" for name, values in files.items()}
+
+
 def _pooling_mode(path: Path) -> PoolingMode:
     config = _read(path, dict) or {}
     chosen = [mode for key, mode in POOLING_KEYS.items() if config.get(key)]

@@ -50,7 +50,7 @@ def begin(settings: Settings, folder: Path, work: Callable[[World], Result], *, 
             return work(world)
         except TsumuguError:
             # So that a mended recipe finds no run; half-prepared text stays.
-            if fresh and folder.is_dir() and not (folder / LOG).exists() and not any(folder.glob(".*.preparing")):
+            if fresh and folder.is_dir() and not any(folder.rglob(LOG)) and not any(folder.glob(".*.preparing")):
                 shutil.rmtree(folder)
             raise
 

@@ -51,19 +51,21 @@ class TaskObjective(ABC):
 
     Attributes:
         name: of the task, as the loop tells it.
-        kind: of the examples.
+        kind: of the examples; None where the objective takes several, as the data are.
         head: that the model needs, a key of `tsumugu.models.base.HEADS`.
         solver: the task of a pipeline that the tuned model solves, and by whose score the best weights are chosen;
             None where the loss chooses.
         term: the name of its loss.
+        compares: whether the rows of a batch are compared with one another; lengths are mixed then.
         weights: the share of each loss in the whole: this one is all.
     """
 
     name: ClassVar[str]
-    kind: ClassVar[str]
+    kind: ClassVar[str | None]
     head: ClassVar[str]
     solver: ClassVar[str | None]
     term: ClassVar[str] = "label"
+    compares: ClassVar[bool] = False
 
     def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:
         self.tokenizer, self.data, self.loss = tokenizer, data, loss
@@ -71,6 +73,7 @@ class TaskObjective(ABC):
         self.labels: tuple[str, ...] = tuple(getattr(model.config, "labels", ()))
         reads = int(getattr(model, "longest", model.config.max_positions))
         reads = min(reads, tokenizer.model_max_length or reads)
+        self.longest = reads
         self.max_length = min(data.max_length or LONGEST, reads)
         self.pad = next((each for each in (tokenizer.pad_token_id, model.config.pad_token_id) if each is not None), 0)
         self._typed = getattr(model.config, "num_segments", 1) > 1
@@ -85,6 +88,11 @@ class TaskObjective(ABC):
         if examples.labels is not None and len(examples.labels) < 2 and cls.kind != "token-classification":
             raise InputError(f"the only label is {examples.labels[0]!r}", where=examples.source, mend="give two")
         return None if examples.labels is None else tuple(examples.labels)
+
+    @classmethod
+    def judged(cls, examples: Examples) -> Examples:
+        """The examples in the form in which the solver's answers are scored."""
+        return examples
 
     @classmethod
     def usage(cls) -> dict[str, Any]:

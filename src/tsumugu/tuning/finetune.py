@@ -6,15 +6,13 @@ library loads them, and `test/`, how well they solve examples that played no par
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tsumugu.adapters.adapt import add_adapter, merge_adapter
@@ -23,10 +21,7 @@ from tsumugu.anatomy.card import Result as CardResult
 from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError, InputError
-from tsumugu.corpus.chance import generators
-from tsumugu.data.hub_datasets import DATASET
 from tsumugu.data.labelled.examples import Examples
-from tsumugu.data.labelled.load import load_examples, load_splits
 from tsumugu.engines.torch import load_model, save_model
 from tsumugu.evaluation.evaluate import Evaluation, evaluate
 from tsumugu.evaluation.scoring import PRIMARY, Item, Scoring, score
@@ -45,55 +40,13 @@ from tsumugu.training.runs import RECIPE
 from tsumugu.tuning.base import TaskObjective
 from tsumugu.tuning.feed import ExampleFeed, held_back
 from tsumugu.tuning.objectives import find_objective
+from tsumugu.tuning.outcome import ADAPTER, MODEL, TEST, Tuned, copy_model
 from tsumugu.tuning.recipe import EPOCHS, Tuning
+from tsumugu.tuning.repeat import repeat
+from tsumugu.tuning.splits import Splits, read_splits
 
-MODEL, ADAPTER, TEST = "model", "adapter", "test"
-"""What a run leaves at its end: the model, the adapter in it, and what it scores on the test split."""
-SPLIT = 7
-"""The purpose of what is drawn to split examples."""
 TRAINING = "training"
 """The folder of a checkpoint that training alone reads."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The examples of a run.
-
-    Attributes:
-        train: what is learnt.
-        validation: what chooses the best checkpoint.
-        test: what is scored at the end, if there is anything.
-    """
-
-    train: Examples
-    validation: Examples
-    test: Examples | None
-
-    @property
-    def checksums(self) -> list[str]:
-        """Of each split, by what is in it."""
-        found = []
-        for part in (self.train, self.validation, self.test):
-            digest = hashlib.sha256()
-            for row in part or ():
-                digest.update(repr((row.id, row.texts, row.answer)).encode("utf-8", "surrogatepass"))
-            found.append(digest.hexdigest())
-        return found
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What came of a run.
-
-    Attributes:
-        result: of the training loop.
-        model: the folder of the best weights; None where the run was stopped before its end.
-        test: how they solve the test split, where there is one.
-    """
-
-    result: Result
-    model: Path | None = None
-    test: Evaluation | None = None
 
 
 def finetune(
@@ -124,7 +77,7 @@ def finetune(
     chosen, tuned = recipe, []
 
     def work(world: World) -> Result:
-        tuned.append(_work(chosen, place, world, quiet=quiet))
+        tuned.append(_run(chosen, place, world, quiet=quiet))
         return tuned[0].result
 
     begin(recipe, place, work, resume=resume)
@@ -151,55 +104,14 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
         if key.partition(".")[0] in Tuning.FIXED:
             raise ConfigError("this cannot change in a run that has begun", where=key, mend="begin another run")
     with World.open(tensor=recipe.parallel.tensor) as world:
-        return _work(recipe, folder, world, quiet=quiet)
+        return _run(recipe, folder, world, quiet=quiet)
 
 
-def read_splits(recipe: Tuning, kind: str) -> Splits:
-    """The examples of a recipe, each row checked; all have the labels of training.
-
-    Raises:
-        InputError: they cannot be read, or there are none to learn from.
-    """
-    data = recipe.data
-    options: dict[str, Any] = {
-        "format": data.format,
-        "columns": data.columns or None,
-        "on_problem": "skip" if data.skip else "raise",
-    }
-    labels: Sequence[str] | None = data.labels or None
-    if not data.source.startswith(DATASET) and not Path(data.source).exists():
-        raise InputError("there is no such file or folder", where=data.source)
-    if Path(data.source).is_file():
-        found = {"train": load_examples(data.source, kind, labels=labels, **options)}
-    else:
-        found = load_splits(data.source, kind, labels=labels, **options)
-    if "train" not in found:
-        raise InputError("there is no split of training", where=data.source, mend="name a file train.jsonl, or a file")
-    train = found["train"]
-    labels = None if train.labels is None else tuple(train.labels)
-    for split, path in (("validation", data.validation), ("test", data.test)):
-        if path is not None:
-            found[split] = load_examples(path, kind, labels=labels, **options)
-    (random,) = generators(recipe.train.seed, [0], purpose=SPLIT)
-    validation = found.get("validation")
-    if validation is None:
-        count = round(data.validation_share * len(train))
-        if not 0 < count < len(train):
-            raise InputError(
-                f"{len(train)} examples leave nothing to choose the best checkpoint by",
-                where=data.source,
-                mend="give data.validation, or a larger data.validation_share",
-            )
-        order = random.permutation(len(train))
-        validation, train = _pick(train, order[:count]), _pick(train, order[count:])
-    if data.limit is not None and data.limit < len(train):
-        train = _pick(train, random.permutation(len(train))[: data.limit])
-    return Splits(train, validation, found.get("test"))
-
-
-def _pick(examples: Examples, places: np.ndarray) -> Examples:
-    """Some examples, in the order of the file."""
-    return replace(examples, rows=tuple(examples.rows[at] for at in np.sort(places)), problems=())
+def _run(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
+    """All that a recipe asks for: one run, or several in folders of their own."""
+    if recipe.repeat.asked:
+        return repeat(recipe, folder, world, partial(_run, quiet=quiet))
+    return _work(recipe, folder, world, quiet=quiet)
 
 
 def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
@@ -221,7 +133,7 @@ def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
         test = None if splits.test is None or kind.solver is None else _test(kind, model, splits.test, folder / TEST)
         figures = [] if test is None else _figures(kind, test)
         about = About(name=folder.name, base_model=_public(recipe.model.source), results=figures)
-        data = {"name": Path(recipe.data.source).name, "kind": kind.kind, "documents": len(splits.train)}
+        data = {"name": Path(recipe.data.source).name, "kind": splits.train.kind, "documents": len(splits.train)}
         describe({model, find_checkpoint(folder, LAST)}, [data], about)
         return Tuned(result, model, test)
 
@@ -233,6 +145,8 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     if recipe.model.method == "lora":
         add_adapter(model, recipe.model.lora, seed=train.seed)
     elif recipe.model.method == "head":
+        if kind.head == "base":
+            raise ConfigError(f"{kind.name} has no layers of its own", where="model.method", mend="use full or lora")
         for name, each in model.named_parameters():
             each.requires_grad_(name.partition(".")[0] in HEADS)
     objective = kind(model, tokenizer, recipe.data, recipe.loss)
@@ -246,18 +160,20 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
         micro_batch=train.micro_batch,
         parts=world.data_size,
         seed=train.seed,
-        by_length=recipe.data.by_length,
+        by_length=recipe.data.by_length and not kind.compares,
     )
     model.to(world.device)
 
     def batches() -> Iterator[Batch]:
         yield from held_back(kept, objective.batch, micro_batch=2 * (train.micro_batch or train.batch))
 
+    judged = kind.judged(chosen)
+
     def scores(model: Model) -> dict[str, float]:
         task = pipeline(kind.solver, model, tokenizer)
-        items = [Item.of(row, answer) for row, answer in zip(chosen, solve(task, chosen), strict=True)]
-        found = score(items, Scoring(kind.kind, tuple(chosen.labels or ()))).measures
-        main = PRIMARY[kind.kind]
+        items = [Item.of(row, answer) for row, answer in zip(judged, solve(task, judged), strict=True)]
+        found = score(items, Scoring(judged.kind, tuple(judged.labels or ()))).measures
+        main = PRIMARY[judged.kind]
         return {main: found[main].value}
 
     return Trainer(
@@ -312,32 +228,14 @@ def publish(folder: Path) -> Path:
     """The best weights of a run as a model's folder, `model/`; an adapter merged into them, and alone in `adapter/`."""
     best, target = find_checkpoint(folder, BEST), folder / MODEL
     if not is_adapter(best):
-        return _copied(best, target)
-    merged = merge_adapter(load_model(_copied(best, folder / ADAPTER)), unload=True)
+        return copy_model(best, target, leave=(TRAINING,))
+    merged = merge_adapter(load_model(copy_model(best, folder / ADAPTER, leave=(TRAINING,))), unload=True)
     shutil.rmtree(target, ignore_errors=True)
     return save_model(merged, target, tokenizer=load_tokenizer(best))
 
 
-def _copied(checkpoint: Path, target: Path) -> Path:
-    """A checkpoint's files, but for those that training alone reads."""
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(checkpoint, aside, ignore=shutil.ignore_patterns(TRAINING), copy_function=_linked)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    return target
-
-
-def _linked(source: str, target: str) -> None:
-    """The same file under a second name, where the disk can do that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def _test(kind: type[TaskObjective], model: Path, examples: Examples, folder: Path) -> Evaluation:
-    found = evaluate(examples, model=pipeline(kind.solver, model), name=model.parent.name)
+    found = evaluate(kind.judged(examples), model=pipeline(kind.solver, model), name=model.parent.name)
     found.save(folder)
     return found
 

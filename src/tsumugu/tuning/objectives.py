@@ -7,6 +7,7 @@ from tsumugu.core.registry import TASKS
 from tsumugu.tuning.base import TaskObjective
 from tsumugu.tuning.choice import MultipleChoice
 from tsumugu.tuning.classification import PairClassification, TextClassification, TextSimilarity
+from tsumugu.tuning.embedding import SentenceSimilarity
 from tsumugu.tuning.instruction import InstructionTuning
 from tsumugu.tuning.preference import Preference
 from tsumugu.tuning.spans import QuestionAnswering
@@ -17,6 +18,7 @@ OBJECTIVES: tuple[type[TaskObjective], ...] = (
     TextClassification,
     PairClassification,
     TextSimilarity,
+    SentenceSimilarity,
     TokenClassification,
     QuestionAnswering,
     MultipleChoice,
@@ -32,6 +34,9 @@ _ALSO = {
     "aspect-sentiment": "natural-language-inference",
     "sts": "text-similarity",
     "document-classification": "text-classification",
+    "sentence-embedding": "sentence-similarity",
+    "semantic-search": "sentence-similarity",
+    "bi-encoder": "sentence-similarity",
     "summarization": "text2text-generation",
     "translation": "text2text-generation",
     "text-to-text": "text2text-generation",

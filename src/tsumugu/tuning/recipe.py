@@ -56,6 +56,8 @@ class DataSection(Config):
         max_length: longer texts are cut, in tokens (the longest that the model reads, at most 512, when left out).
         stride: tokens that the pieces of a long text share, for tags and answers.
         by_length: put texts of like length into one batch, so that little is spent on padding.
+        folds: cut the training examples into so many parts, each with its share of every label (cross-validation).
+        fold: the part, from 1, that is the test split; the others are learnt.
     """
 
     source: str
@@ -70,6 +72,38 @@ class DataSection(Config):
     max_length: int | None = limits(None, low=4)
     stride: int = limits(64, low=0)
     by_length: bool = True
+    folds: int | None = limits(None, low=2)
+    fold: int | None = limits(None, low=1)
+
+    def check(self) -> None:
+        if (self.fold is None) != (self.folds is None) or (self.fold or 0) > (self.folds or 0):
+            self.refuse(
+                "fold", "which of how many folds is not said", mend="give both, or repeat.folds for all in turn"
+            )
+        if self.fold is not None and self.test is not None:
+            self.refuse("test", "a fold is tested already", mend="leave one of them out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatSection(Config):
+    """The same run several times, each in a folder of its own.
+
+    Attributes:
+        seeds: so many times, each with a seed of its own: `train.seed` and those after it.
+        folds: cross-validation: each example of training is in the test split once.
+    """
+
+    seeds: int | None = limits(None, low=2)
+    folds: int | None = limits(None, low=2)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is more than one run."""
+        return self.seeds is not None or self.folds is not None
+
+    def check(self) -> None:
+        if self.seeds is not None and self.folds is not None:
+            self.refuse("folds", "there are seeds already", mend="give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +113,7 @@ class LossSection(Config):
     Attributes:
         label_smoothing: the share of each target that is spread over all labels.
         class_weights: balanced weighs each label by how rare it is; or a weight by label.
+        similarity: how a bi-encoder learns from scores: cosent (by their order) or cosine (by value).
         teacher: a model for the same labels; its probabilities are learnt, too (distillation).
         teacher_share: their share of the loss.
         temperature: that both are softened by.
@@ -90,6 +125,7 @@ class LossSection(Config):
 
     label_smoothing: float = limits(0.0, low=0.0, high=1.0)
     class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    similarity: Literal["cosent", "cosine"] = "cosent"
     teacher: str | None = None
     teacher_share: float = limits(0.5, low=0.0, high=1.0)
     temperature: float = limits(2.0, low=0.01)
@@ -115,12 +151,14 @@ class Tuning(Settings):
 
     Attributes:
         task: what is learnt: a task's name, see `tsumugu.tuning.objectives`.
+        repeat: how often all of it is done.
     """
 
     task: str
     model: ModelSection
     data: DataSection
     loss: LossSection = field(default_factory=LossSection)
+    repeat: RepeatSection = field(default_factory=RepeatSection)
     evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
 

@@ -133,25 +133,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> Non
 
 
 def test_it_goes_on_with_the_same_input_and_settings_only(folder: Path, tmp_path: Path, typed: Typed) -> None:
-    given = rows(600)
-    broken = [*given[:580], {"id": 580, "text": None}, *given[581:]]
+    given = rows(1200)
+    broken = [*given[:1100], {"id": 1100, "text": None}, *given[1101:]]
     source, output = write(tmp_path / "in.jsonl", broken), tmp_path / "out.jsonl"
     said = ("run", "sentiment-analysis", "-m", folder, "-i", source, "-o", output, "--engine", "torch")
     code, _, error = typed(*said)
     assert (code, error.count("\n")) == (2, 1)
-    assert f"{source}, line 581, column 'text': is empty (null)" in error
-    assert "512 rows are done, the same command goes on" in error
+    assert f"{source}, line 1101, column 'text': is empty (null)" in error
+    assert "1,024 rows are done, the same command goes on" in error
     code, _, error = typed(*said, "--top-k", 1)
     assert code == 2
     assert "was left unfinished with top_k None, now 1" in error
     write(source, [given[5], *given[1:]])
     code, _, error = typed(*said)
     assert code == 2
-    assert "its first 512 rows are not those that the unfinished run read" in error
+    assert "its first 1,024 rows are not those that the unfinished run read" in error
     write(source, given)  # the row that was broken is mended
     code, _, error = typed(*said)
     assert code == 0
-    assert "going on after row 512" in error
+    assert "going on after row 1,024" in error
     again = tmp_path / "again.jsonl"
     assert typed(*said[:-3], again, *said[-2:])[0] == 0
     assert again.read_bytes() == output.read_bytes()
@@ -180,7 +180,7 @@ def test_several_processes_give_the_same_in_the_same_order(folder: Path, tmp_pat
 def test_workers_end_with_whoever_started_them(folder: Path, tmp_path: Path) -> None:
     import psutil
 
-    source, output = write(tmp_path / "in.jsonl", rows(30000)), tmp_path / "out.jsonl"
+    source, output = write(tmp_path / "in.jsonl", rows(40000)), tmp_path / "out.jsonl"
     process = started("run", "sentiment-analysis", "-m", folder, "-i", source, "-o", output, "-w", 2)
     while process.poll() is None and done(output) < 300:
         time.sleep(0.01)

@@ -138,7 +138,7 @@ def test_written_texts(typed: Typed, make: ModelMaker, tmp_path: Path, task: str
 def test_many_rows_keep_their_order(typed: Typed, make: ModelMaker, texts: list[str], tmp_path: Path) -> None:
     """More rows than are sorted at once, with padding of all kinds between them."""
     folder = make("roberta", "sequence-classification", FEELINGS)
-    many = [text.replace("\n", " ").replace("\r", " ") for text in texts * 10]
+    many = [text.replace("\n", " ").replace("\r", " ") for text in texts * 15]
     given = tmp_path / "in.jsonl"
     given.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(many)), "utf-8")
     found = lines(typed("run", "text-classification", "-i", given, "-m", folder, "--json"))

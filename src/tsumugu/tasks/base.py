@@ -26,7 +26,7 @@ ROWS = 8
 SOLVING = ("seq2seq-lm", "sequence-classification", "token-classification", "question-answering")
 """Heads that are trained for a task; another task has no use for them."""
 
-WINDOW = 256
+WINDOW = 1024
 """Rows that are handed to a task which sorts them by length."""
 
 

@@ -7,17 +7,7 @@
 #include "network.h"
 #include "pool.h"
 
-typedef struct {
-    const Network *network;
-    Pool pool;
-    int64_t room, capacity; /* tokens and cached places that there are buffers for */
-    void *memory;
-    float *residual, *whole, *wide, *scores, *queries;
-    int8_t *numbers;
-    float *scales;
-    int32_t *sums;
-    int64_t hidden, stride, width; /* numbers of a token in `residual`; in `whole` and its rounded form; in `wide` */
-} Engine;
+typedef struct Engine Engine;
 
 typedef struct {
     Engine *engine;
@@ -26,6 +16,27 @@ typedef struct {
     const int32_t *ids, *rows, *positions, *which;
     float *logits;
 } Run;
+
+typedef struct {
+    Pool *pool;
+    const float *numbers;
+    int64_t pieces;
+    _Atomic float seen;
+} Reading;
+
+struct Engine {
+    const Network *network;
+    Pool pool;
+    Run run; /* here and not on a stack, because helpers that are late may look at it */
+    Reading reading;
+    int64_t room, capacity; /* tokens and cached places that there are buffers for */
+    void *memory;
+    float *residual, *whole, *wide, *scores, *queries;
+    int8_t *numbers;
+    float *scales;
+    int32_t *sums;
+    int64_t hidden, stride, width; /* numbers of a token in `residual`; in `whole` and its rounded form; in `wide` */
+};
 
 static int64_t round_up(int64_t bytes) { return WHOLE(bytes, 64); }
 
@@ -218,6 +229,24 @@ static void steps(void *given, int thread) {
                 store(x, n->softcap * (2.0f * sigmoid(load(x) * (2.0f / n->softcap)) - 1.0f));
 }
 
+#define PIECE (1 << 16)
+
+static void read_pieces(void *given, int thread) {
+    (void)thread;
+    Reading *r = given;
+    Floats total[4] = {{0}};
+    for (int64_t at; (at = take(r->pool, 1)) < r->pieces;)
+        for (int64_t i = at * PIECE; i < (at + 1) * PIECE; i += 4 * LANES)
+            for (int part = 0; part < 4; part++) total[part] += load(r->numbers + i + part * LANES);
+    atomic_store(&r->seen, sum(total[0] + total[1] + total[2] + total[3]));
+}
+
+/* Read numbers with all threads, as quickly as memory gives them. */
+void tsumugu_read(Engine *e, const float *numbers, int64_t count) {
+    e->reading.pool = &e->pool, e->reading.numbers = numbers, e->reading.pieces = count / PIECE;
+    pool_run(&e->pool, read_pieces, &e->reading);
+}
+
 /* An engine for a network, which must live as long; none when there is no memory. */
 Engine *tsumugu_open(const Network *network, int32_t threads) {
     Engine *e = aligned_alloc(64, WHOLE(sizeof(Engine), 64));
@@ -250,7 +279,7 @@ int32_t tsumugu_run(
     int64_t wanted, const int32_t *which, float *logits, int64_t logit_stride
 ) {
     if (!make_room(engine, tokens > wanted ? tokens : wanted, cache->capacity)) return 0;
-    Run run = {engine, cache, tokens, wanted, logit_stride, ids, rows, positions, which, logits};
-    pool_run(&engine->pool, steps, &run);
+    engine->run = (Run){engine, cache, tokens, wanted, logit_stride, ids, rows, positions, which, logits};
+    pool_run(&engine->pool, steps, &engine->run);
     return 1;
 }

@@ -121,6 +121,7 @@ def load_library() -> Any:
         *(wide, pointer, pointer, wide),
     )
     library.tsumugu_run.restype = whole
+    library.tsumugu_read.argtypes, library.tsumugu_read.restype = (pointer, pointer, wide), None
     return library
 
 

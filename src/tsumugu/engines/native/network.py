@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Engine:
 
     def __init__(self, folder: Path, record: Mapping[str, Any], *, vocab: int, threads: int) -> None:
         self.vocab, self.prefixes = vocab, Prefixes()
+        self._alone = threading.Lock()
         self._library = load_library()
         self._weights = read_weights(folder / WEIGHTS)
         if len(self._weights) != record["bytes"]:
@@ -52,17 +54,35 @@ class Engine:
         if not self._engine:
             raise MemoryError
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the matrices that a token is multiplied with."""
+        shares = {32: 4.0, 8: 1.0 + 2 / 32, 4: 0.5 + 2 / 32}
+        return int(sum(m.rows * m.width * (shares[m.bits] + (2 / 32 if m.mins else 0)) for m in self._matrices()))
+
+    @property
+    def products(self) -> int:
+        """Multiplications and additions of a token."""
+        return sum(2 * each.rows * each.width for each in self._matrices())
+
+    def _matrices(self) -> list[Matrix]:
+        found = [self.network.head]
+        for layer in self._layers:
+            found += [layer.packed, layer.output, layer.up, layer.down]
+        return found
+
     def run(self, cache: Cache, ids: Array, rows: Array, positions: Array, which: Array, logits: Array) -> None:
         """Read tokens, all `[tokens]`; `logits` `[wanted, rows of the head]` of those numbered `which` are filled."""
-        done = self._library.tsumugu_run(
-            self._engine,
-            ctypes.byref(cache),
-            len(ids),
-            *(array.ctypes.data for array in (ids, rows, positions)),
-            len(which),
-            *(array.ctypes.data for array in (which, logits)),
-            self.network.head.rows,
-        )
+        with self._alone:
+            done = self._library.tsumugu_run(
+                self._engine,
+                ctypes.byref(cache),
+                len(ids),
+                *(array.ctypes.data for array in (ids, rows, positions)),
+                len(which),
+                *(array.ctypes.data for array in (which, logits)),
+                self.network.head.rows,
+            )
         if not done:
             raise MemoryError
 

@@ -1,8 +1,9 @@
-/* Threads that go through the same work side by side and meet at barriers.
+/* Threads that help with a run's work.
  *
- * Work between two barriers is handed out in pieces, so that a thread that the system holds up is not waited for longer
- * than one piece. Waiting threads spin, since the next piece is microseconds away; after a while they yield, and between
- * runs they sleep.
+ * A run is a row of phases, and every thread walks through all of them. A phase's work is handed out in pieces; the thread
+ * that called opens one phase after another, each when no piece of the last is being worked on any more. It never waits for
+ * a helper that holds no piece: one that the system did not let run finds the phases that it missed empty, and joins
+ * where the caller is. So on a busy machine a run takes about as long as on one thread, not longer.
  */
 #pragma once
 #include <pthread.h>
@@ -12,19 +13,25 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define SPINS_AT_A_BARRIER 2048
+#define SPINS_IN_A_RUN 2048
 #define SPINS_BETWEEN_RUNS 16384
-#define MOST_THREADS 256
+#define MOST_THREADS 64
+#define NOTHING (INT64_MAX / 2)
+#define PIECES 24 /* bits that count pieces; those above count phases */
+#define NEXT ((UINT64_C(1) << PIECES) - 1)
+
+typedef struct {
+    _Alignas(64) atomic_int flag;
+} Working;
 
 typedef struct {
     int threads;
     pid_t owner;
     pthread_t others[MOST_THREADS];
-    _Alignas(64) atomic_long next;    /* the piece of work that nobody took yet */
-    _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_int meetings; /* barriers that were passed */
-    _Alignas(64) atomic_int runs;
-    atomic_int asleep, closing;
+    Working working[MOST_THREADS];           /* whether a helper may hold a piece */
+    _Alignas(64) atomic_uint_fast64_t state; /* the open phase and the next piece of it */
+    _Alignas(64) atomic_uint_fast64_t first; /* phase of the latest run */
+    atomic_int runs, asleep, closing;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     void (*work)(void *, int);
@@ -33,41 +40,55 @@ typedef struct {
 
 typedef struct {
     Pool *pool;
-    int number, seen;
+    int number;
 } Seat;
 
-static inline void meet(Pool *p) {
-    if (p->threads > 1) {
-        int now = atomic_load(&p->meetings);
-        if (atomic_fetch_add(&p->arrived, 1) + 1 == p->threads) {
-            atomic_store(&p->arrived, 0);
-            atomic_store(&p->next, 0);
-            atomic_store(&p->meetings, now + 1);
-        } else
-            for (int spins = 0; atomic_load_explicit(&p->meetings, memory_order_acquire) == now; spins++)
-                if (spins < SPINS_AT_A_BARRIER) __builtin_ia32_pause();
-                else sched_yield();
-    } else
-        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+static _Thread_local int seat;      /* 0: the caller */
+static _Thread_local uint64_t here; /* the phase that a helper is in */
+
+/* The first of `step` pieces of this phase that are now this thread's; beyond all pieces when none are left. */
+static inline int64_t take(Pool *p, int64_t step) {
+    if (p->threads == 1) {
+        uint64_t now = atomic_load_explicit(&p->state, memory_order_relaxed);
+        atomic_store_explicit(&p->state, now + step, memory_order_relaxed);
+        return now & NEXT;
+    }
+    if (!seat) return atomic_fetch_add(&p->state, step) & NEXT;
+    atomic_store(&p->working[seat].flag, 1);
+    uint_fast64_t now = atomic_load(&p->state);
+    do {
+        if (now >> PIECES != here) return NOTHING;
+    } while (!atomic_compare_exchange_weak(&p->state, &now, now + step));
+    return now & NEXT;
 }
 
-/* The first of `step` pieces that are now this thread's. */
-static inline int64_t take(Pool *p, int64_t step) {
-    if (p->threads > 1) return atomic_fetch_add(&p->next, step);
-    long first = atomic_load_explicit(&p->next, memory_order_relaxed);
-    atomic_store_explicit(&p->next, first + step, memory_order_relaxed);
-    return first;
+static inline void rest(int spins) {
+    if (spins < SPINS_IN_A_RUN) __builtin_ia32_pause();
+    else sched_yield();
+}
+
+/* The end of a phase: what comes next may build on all that was done before. */
+static inline void meet(Pool *p) {
+    if (seat) {
+        atomic_store(&p->working[seat].flag, 0);
+        here++;
+        for (int spins = 0; atomic_load_explicit(&p->state, memory_order_acquire) >> PIECES < here; spins++) rest(spins);
+        return;
+    }
+    for (int i = 1; i < p->threads; i++)
+        for (int spins = 0; atomic_load(&p->working[i].flag); spins++) rest(spins);
+    atomic_store(&p->state, ((atomic_load(&p->state) >> PIECES) + 1) << PIECES);
 }
 
 static void *serve(void *given) {
-    Seat *seat = given;
-    Pool *p = seat->pool;
-    int number = seat->number, seen = seat->seen;
-    free(seat);
+    Seat *mine = given;
+    Pool *p = mine->pool;
+    int seen = 0;
+    seat = mine->number;
+    free(mine);
     for (;;) {
-        int spins = 0;
-        while (atomic_load(&p->runs) == seen) {
-            if (spins++ < SPINS_BETWEEN_RUNS) {
+        for (int spins = 0; atomic_load(&p->runs) == seen; spins++) {
+            if (spins < SPINS_BETWEEN_RUNS) {
                 __builtin_ia32_pause();
                 continue;
             }
@@ -77,30 +98,30 @@ static void *serve(void *given) {
             atomic_fetch_sub(&p->asleep, 1);
             pthread_mutex_unlock(&p->mutex);
         }
-        seen++;
+        seen = atomic_load(&p->runs);
         if (atomic_load(&p->closing)) return 0;
-        p->work(p->given, number);
-        meet(p);
+        here = atomic_load(&p->first);
+        p->work(p->given, seat);
+        atomic_store(&p->working[seat].flag, 0);
     }
 }
 
-static int pool_start(Pool *p, int threads) {
+static void pool_start(Pool *p, int threads) {
     memset(p, 0, sizeof *p);
     p->threads = 1, p->owner = getpid();
     pthread_mutex_init(&p->mutex, 0);
     pthread_cond_init(&p->wake, 0);
     int wanted = threads < MOST_THREADS ? threads : MOST_THREADS;
     for (int i = 1; i < wanted; i++) {
-        Seat *seat = malloc(sizeof *seat);
-        if (!seat) break;
-        *seat = (Seat){p, i, 0};
-        if (pthread_create(&p->others[i], 0, serve, seat)) {
-            free(seat);
+        Seat *other = malloc(sizeof *other);
+        if (!other) break;
+        *other = (Seat){p, i};
+        if (pthread_create(&p->others[i], 0, serve, other)) {
+            free(other);
             break;
         }
         p->threads++;
     }
-    return p->threads;
 }
 
 static void announce(Pool *p) {
@@ -112,13 +133,18 @@ static void announce(Pool *p) {
     }
 }
 
-/* All threads go through `work`; back when all are done. A process that was forked off starts threads of its own. */
+/* All threads go through `work`; back when it is done. What is `given` is always the same place, and may still be looked
+ * at afterwards. A process that was forked off starts threads of its own. */
 static void pool_run(Pool *p, void (*work)(void *, int), void *given) {
     if (p->owner != getpid()) pool_start(p, p->threads);
+    seat = 0;
     p->work = work, p->given = given;
+    meet(p); /* a phase that nobody else is in yet */
+    atomic_store(&p->first, atomic_load(&p->state) >> PIECES);
     if (p->threads > 1) announce(p);
     work(given, 0);
     meet(p);
+    meet(p); /* helpers that are late are behind any later run's first phase */
 }
 
 static void pool_stop(Pool *p) {

@@ -30,6 +30,8 @@ class Shape:
     partial: str | None = None
     locks: str | None = None
     notes: str | None = None
+    compiled: str | None = None
+    libraries: str | None = None
     lock_files: bool = False
     slash: str | None = None
 
@@ -38,8 +40,18 @@ SHAPES = {
     "xet": Shape("xet"),
     "datasets": Shape("prepared", lock_files=True, slash="___"),
     "assets": Shape("asset"),
-    "tsumugu": Shape("pypi", entries="models/pypi", partial="partial", locks="locks", notes="terms"),
+    "tsumugu": Shape(
+        "pypi",
+        entries="models/pypi",
+        partial="partial",
+        locks="locks",
+        notes="terms",
+        compiled="compiled",
+        libraries="native",
+    ),
 }
+KNOWN = "known"
+"""Beside compiled models: which checkpoint became which."""
 WHOLE = "all"
 """The name of the only revision of an entry that has no sub-folders."""
 
@@ -86,6 +98,9 @@ def _look_into(walk: Walk, shape: Shape, path: str, prefix: str, repos: list[Rep
                     repos.append(_entry(walk, shape, each.path, f"{name}/{each.name}", inner))
                 elif inner is not None:
                     _loose(walk, Kind.STRAY, each, inner, leftovers)
+        elif is_folder and name == shape.compiled:
+            walk.add(Kind.FOLDER, found)
+            _compiled(walk, shape, entry.path, repos, leftovers)
         elif is_folder and name in (shape.partial, shape.locks):
             walk.add(Kind.FOLDER, found)
             kind = Kind.INCOMPLETE if name == shape.partial else Kind.LOCK
@@ -93,7 +108,7 @@ def _look_into(walk: Walk, shape: Shape, path: str, prefix: str, repos: list[Rep
                 inner = walk.look(each)
                 if inner is not None:
                     _loose(walk, kind, each, inner, leftovers)
-        elif is_folder and name == shape.notes:
+        elif is_folder and name in (shape.notes, shape.libraries):
             walk.add(Kind.LISTING, found)
             walk.tree(entry.path, Kind.LISTING)
         elif is_folder and not shape.entries:
@@ -104,6 +119,23 @@ def _look_into(walk: Walk, shape: Shape, path: str, prefix: str, repos: list[Rep
             _loose(walk, Kind.LOCK, entry, found, leftovers)
         else:
             _loose(walk, Kind.STRAY, entry, found, leftovers)
+
+
+def _compiled(walk: Walk, shape: Shape, path: str, repos: list[Repo], leftovers: list[Leftover]) -> None:
+    """Models compiled for a quick engine, each a folder; notes of where they came from; what a killed one left."""
+    for each in walk.entries(path):
+        found = walk.look(each)
+        if found is None:
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            _loose(walk, Kind.STRAY, each, found, leftovers)
+        elif each.name == KNOWN:
+            walk.add(Kind.LISTING, found)
+            walk.tree(each.path, Kind.LISTING)
+        elif each.name.startswith("."):
+            _loose(walk, Kind.INCOMPLETE, each, found, leftovers)
+        else:
+            repos.append(_entry(walk, shape, each.path, f"{shape.compiled}/{each.name}", found))
 
 
 def _loose(walk: Walk, kind: Kind, entry: os.DirEntry[str], found: os.stat_result, into: list[Leftover]) -> None:
@@ -132,9 +164,10 @@ def _entry(walk: Walk, shape: Shape, path: str, folder: str, top: os.stat_result
         revisions.append(_as_revision(path, WHOLE, loose, disk, top))
     hard = tuple(walk.hard[hard_before:])
     blobs = {file.blob.inode: file.blob for each in revisions for file in each.files}.values()
-    name = folder.removeprefix(f"{shape.entries}/")
+    own = shape.compiled is not None and folder.startswith(f"{shape.compiled}/")
+    name = folder.removeprefix(f"{shape.compiled if own else shape.entries}/")
     return Repo(
-        type=shape.type,
+        type="compiled" if own else shape.type,
         name=name.replace(shape.slash, "/") if shape.slash else name,
         path=path,
         folder=folder,

@@ -23,7 +23,9 @@ def finetune(
     ] = None,
     config: Annotated[str | None, Parameter(("--config", "-c"), help="A recipe: a YAML file.")] = None,
     output: Annotated[Path | None, Parameter(("--output", "-o"), help="The run's folder (runs/NAME).")] = None,
-    method: Annotated[Literal["full", "head", "lora"] | None, Parameter(help="What is trained (full).")] = None,
+    method: Annotated[
+        Literal["full", "head", "lora", "setfit"] | None, Parameter(help="What is trained (full).")
+    ] = None,
     epochs: Annotated[float | None, Parameter(help="How often the examples are read (3).")] = None,
     limit: Annotated[int | None, Parameter(help="So many training examples at most.")] = None,
     seeds: Annotated[int | None, Parameter(help="Do it so many times, with other seeds; mean and deviation.")] = None,
@@ -41,8 +43,9 @@ def finetune(
     Parameters
     ----------
     task
-        text-classification (sentiment-analysis), natural-language-inference, text-similarity, token-classification
-        (ner), question-answering, multiple-choice, summarization, translation, instruction-tuning, preference (dpo).
+        text-classification (sentiment-analysis), natural-language-inference, text-similarity, sentence-similarity
+        (a bi-encoder), token-classification (ner), question-answering, multiple-choice, summarization, translation,
+        instruction-tuning, preference (dpo).
     """
     from tsumugu.training.recipe import read_yaml, with_overrides
     from tsumugu.tuning.objectives import find_objective

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tsumugu.core.errors import InputError
+from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.objectives.base import Batch
 from tsumugu.tasks.batching import padded
@@ -101,6 +101,17 @@ class TaskObjective(ABC):
 
     def begin(self, model: Model, examples: Examples) -> None:  # noqa: B027  (most have nothing to prepare)
         """Prepare what depends on the examples of training."""
+
+    def unlabelled(self, texts: Sequence[str]) -> list[Row]:
+        """What is computed for texts without labels.
+
+        Raises:
+            ConfigError: the task has no use for them, or nothing of the recipe has.
+        """
+        raise ConfigError(f"{self.name} learns nothing from texts without labels", where="data.unlabelled")
+
+    def settle(self, model: Model) -> None:  # noqa: B027  (most have nothing to set)
+        """Set what is not learnt by gradients; comes before the model is scored and saved."""
 
     @abstractmethod
     def rows(self, examples: Examples) -> list[Row]:

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
-from tsumugu.data.labelled.examples import Examples
+from tsumugu.data.labelled.examples import Examples, TextExample
+from tsumugu.objectives.base import IGNORE
 from tsumugu.tuning.base import Row, TaskObjective, body
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tsumugu.models.base import Model
+
+
+CONSISTENCY = "consistency"
+"""The name of the loss on texts without labels."""
+HIDDEN, LIKELY, SHARPENED = 0.15, 0.8, 0.4
+"""Of consistency: the share of tokens that is hidden, how likely an answer must be, and the temperature it gets."""
 
 
 class TextClassification(TaskObjective):
@@ -36,6 +43,8 @@ class TextClassification(TaskObjective):
         self._taught: Mapping[Any, np.ndarray] = {}
         if self.loss.teacher is not None:
             self._taught = self._ask(self.loss.teacher, examples)
+        if self.loss.consistency:
+            self.weights = {self.term: 1.0, CONSISTENCY: self.loss.consistency}
 
     def texts(self, examples: Examples) -> tuple[list[str], list[str] | None]:
         """The texts of examples, and the second ones of pairs."""
@@ -50,20 +59,43 @@ class TextClassification(TaskObjective):
             for ids, types, answer in zip(encoded["input_ids"], self.types(encoded), answers, strict=True)
         ]
 
+    def unlabelled(self, texts: Sequence[str]) -> list[Row]:
+        if self.kind != "text-classification":
+            return super().unlabelled(texts)
+        if bool(self.loss.consistency) == (self.loss.teacher is not None):
+            mend = "give one of loss.consistency, loss.teacher, self_training.rounds"
+            raise ConfigError("how they are learnt is not said", where="data.unlabelled", mend=mend)
+        taught: Mapping[Any, np.ndarray] = {}
+        if self.loss.teacher is not None:
+            rows = tuple(TextExample(text=text, label=self.labels[0]) for text in texts)
+            taught = self._ask(self.loss.teacher, Examples(self.kind, rows))
+        encoded = self.encode(texts)
+        return [
+            Row(ids, (IGNORE, taught.get((text,))), types)
+            for text, ids, types in zip(texts, encoded["input_ids"], self.types(encoded), strict=True)
+        ]
+
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         found = {"labels": np.array([row.answer[0] for row in rows], np.int64)}
         if all(row.answer[1] is not None for row in rows):
             found["taught"] = np.array([row.answer[1] for row in rows], np.float32)
-        return found, {"label": len(rows)}
+        if not self.loss.consistency:
+            return found, {"label": len(rows)}
+        free = int((found["labels"] == IGNORE).sum())
+        return found, {"label": len(rows) - free, CONSISTENCY: free}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from torch.nn import functional
 
+        if "ramp" in inputs:
+            return {CONSISTENCY: inputs["ramp"].reshape(()) * disagreement(model, body(inputs))}
         logits = model(**body(inputs)).logits.float()
         labels = inputs["labels"]
         weights = self._weights.to(logits)
-        each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.loss.label_smoothing)
-        loss = (each * weights[labels]).sum()
+        each = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.loss.label_smoothing, ignore_index=IGNORE
+        )
+        loss = (each * weights[labels.clamp(min=0)]).sum()
         if "taught" in inputs and model.training:
             heat, share = self.loss.temperature, self.loss.teacher_share
             wanted = (inputs["taught"] / heat).log_softmax(-1)
@@ -141,6 +173,32 @@ class TextSimilarity(TaskObjective):
 
         found = model(**body(inputs)).logits.float().squeeze(-1)
         return {"label": functional.mse_loss(found, inputs["scores"], reduction="sum")}
+
+
+def disagreement(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """How far the model's answers to texts of which it sees a part are from its answers to the whole, summed.
+
+    The whole is read without dropout; its answers are sharpened, not learnt, and count where one label is likely.
+
+    Source: Xie et al. 2020, "Unsupervised Data Augmentation for Consistency Training", sections 2.2 and 2.3 (with
+    hidden tokens in the place of translations).
+    """
+    import torch
+    from torch.nn import functional
+
+    with torch.no_grad():
+        model.eval()
+        sure = model(**inputs).logits.float()
+        model.train()
+    ids = inputs["input_ids"]
+    kept = torch.rand(ids.shape, device=ids.device) >= HIDDEN
+    kept[:, 0] = True
+    seen = inputs.get("attention_mask", torch.ones_like(ids)) * kept
+    found = model(**{**inputs, "attention_mask": seen}).logits.float().log_softmax(-1)
+    wanted = (sure / SHARPENED).log_softmax(-1)
+    each = functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+    total: Tensor = (each * (sure.softmax(-1).amax(-1) >= LIKELY)).sum()
+    return total
 
 
 def label_weights(wanted: str | Mapping[str, float], labels: Sequence[str], answers: Sequence[str]) -> np.ndarray:

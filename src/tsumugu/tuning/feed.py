@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tsumugu.core.errors import ConfigError
 from tsumugu.corpus.chance import generators
 from tsumugu.objectives.base import Batch
+from tsumugu.training.feed import Feed
 from tsumugu.tuning.base import Row
 
 WINDOW = 50
@@ -78,6 +80,32 @@ class ExampleFeed:
                 steps = [steps[at] for at in random.permutation(len(steps))]
             self._known = epoch, steps
         return self._known[1]
+
+
+class Beside:
+    """The micro-batches of one feed in each step, and those of another beside them, whose weight grows.
+
+    Args:
+        first: it is what counts epochs.
+        second: its batches get an input `ramp`, which grows from 0 to 1.
+        ramp: in so many steps.
+    """
+
+    def __init__(self, first: Feed, second: Feed, *, ramp: int) -> None:
+        self._first, self._second, self._ramp = first, second, ramp
+
+    def batches(self, step: int, part: int, parts: int) -> list[Batch]:
+        """See `tsumugu.training.feed.Feed`."""
+        ramp = np.array(min(1.0, (step + 1) / max(self._ramp, 1)), np.float32)
+        others = self._second.batches(step, part, parts)
+        return [
+            *self._first.batches(step, part, parts),
+            *(replace(each, inputs={**each.inputs, "ramp": ramp}) for each in others),
+        ]
+
+    def epoch(self, step: int) -> float:
+        """See `tsumugu.training.feed.Feed`."""
+        return self._first.epoch(step)
 
 
 def held_back(rows: Sequence[Row], make: Callable[[Sequence[Row]], Batch], *, micro_batch: int) -> Iterator[Batch]:

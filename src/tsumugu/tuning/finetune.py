@@ -7,7 +7,7 @@ library loads them, and `test/`, how well they solve examples that played no par
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,18 +32,21 @@ from tsumugu.tasks.pipeline import pipeline
 from tsumugu.training.checkpointing import BEST, LAST, find_checkpoint
 from tsumugu.training.distributed import World
 from tsumugu.training.events import Stream
+from tsumugu.training.feed import Feed
 from tsumugu.training.launch import RUNS, begin, describe, go, opened
 from tsumugu.training.loop import Result, Trainer
 from tsumugu.training.optimizers import HEADS
 from tsumugu.training.run_data import keep_environment
 from tsumugu.training.runs import RECIPE
-from tsumugu.tuning.base import TaskObjective
-from tsumugu.tuning.feed import ExampleFeed, held_back
+from tsumugu.tuning.base import Row, TaskObjective
+from tsumugu.tuning.feed import Beside, ExampleFeed, held_back
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.outcome import ADAPTER, MODEL, TEST, Tuned, copy_model
 from tsumugu.tuning.recipe import EPOCHS, Tuning
 from tsumugu.tuning.repeat import repeat
-from tsumugu.tuning.splits import Splits, read_splits
+from tsumugu.tuning.self_training import self_train
+from tsumugu.tuning.setfit import few_shot, one_layer_more
+from tsumugu.tuning.splits import Splits, read_splits, read_unlabelled
 
 TRAINING = "training"
 """The folder of a checkpoint that training alone reads."""
@@ -111,13 +114,19 @@ def _run(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
     """All that a recipe asks for: one run, or several in folders of their own."""
     if recipe.repeat.asked:
         return repeat(recipe, folder, world, partial(_run, quiet=quiet))
+    if recipe.self_training.rounds:
+        return self_train(recipe, folder, world, partial(_run, quiet=quiet))
     return _work(recipe, folder, world, quiet=quiet)
 
 
 def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
     with opened(recipe, folder, world):
         kind = find_objective(recipe.task)
+        if recipe.model.method == "setfit":
+            kind = few_shot(kind)
         splits = read_splits(recipe, kind.kind)
+        if splits.validation is splits.train:
+            recipe = recipe.replace(evaluation=recipe.evaluation.replace(every=0))  # nothing chooses among checkpoints
         if world.main:
             sources = [
                 {"split": name, "path": part.source, "examples": len(part)}
@@ -153,15 +162,27 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     objective.begin(model, splits.train)
     chosen = splits.validation[: recipe.evaluation.rows]
     rows, kept = objective.rows(splits.train), objective.rows(chosen)
-    feed = ExampleFeed(
-        rows,
-        objective.batch,
-        batch=train.batch,
-        micro_batch=train.micro_batch,
-        parts=world.data_size,
-        seed=train.seed,
-        by_length=recipe.data.by_length and not kind.compares,
-    )
+
+    def fed(rows: Sequence[Row], batch: int) -> ExampleFeed:
+        return ExampleFeed(
+            rows,
+            objective.batch,
+            batch=batch,
+            micro_batch=train.micro_batch,
+            parts=world.data_size,
+            seed=train.seed,
+            by_length=recipe.data.by_length and not kind.compares,
+        )
+
+    feed: Feed
+    if recipe.data.unlabelled:
+        others = objective.unlabelled(read_unlabelled(recipe.data, splits))
+        if recipe.loss.teacher is not None:
+            rows = [*rows, *others]
+    examples = feed = fed(rows, train.batch)
+    steps = _steps(recipe, examples)
+    if recipe.data.unlabelled and recipe.loss.consistency:
+        feed = Beside(examples, fed(others, recipe.data.unlabelled_batch), ramp=round(recipe.loss.ramp * steps))
     model.to(world.device)
 
     def batches() -> Iterator[Batch]:
@@ -170,6 +191,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     judged = kind.judged(chosen)
 
     def scores(model: Model) -> dict[str, float]:
+        objective.settle(model)
         task = pipeline(kind.solver, model, tokenizer)
         items = [Item.of(row, answer) for row, answer in zip(judged, solve(task, judged), strict=True)]
         found = score(items, Scoring(judged.kind, tuple(judged.labels or ()))).measures
@@ -181,7 +203,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
         objective,
         feed,
         recipe.settled(model.config.hidden_size),
-        steps=_steps(recipe, feed),
+        steps=steps,
         folder=folder,
         world=world,
         stream=Stream(),
@@ -205,10 +227,15 @@ def _model(recipe: Tuning, kind: type[TaskObjective], examples: Examples) -> Mod
         CheckpointError: more than a head is missing.
     """
     section, labels = recipe.model, kind.outputs(examples)
-    model = load_model(section.source, task=kind.head, labels=labels, config=section.config, strict=False)
+    changes: dict[str, Any] = section.config
+    fresh: tuple[str, ...] = HEADS
+    if section.method == "setfit":
+        changes, layer = one_layer_more(section)
+        fresh = (*HEADS, layer)
+    model = load_model(section.source, task=kind.head, labels=labels, config=changes, strict=False)
     report = model.load_report
     if report is not None:
-        lost = tuple(name for name in report.missing if name.partition(".")[0] not in HEADS)
+        lost = tuple(name for name in report.missing if not name.startswith(fresh))
         wrong = tuple(each for each in report.mismatched if each[0].partition(".")[0] not in HEADS)
         replace(report, missing=lost, mismatched=wrong, unused=()).require(section.source)
     model.usage = {key: each for key, each in model.usage.items() if key != "problem_type"} | kind.usage()
@@ -221,7 +248,7 @@ def _steps(recipe: Tuning, feed: ExampleFeed) -> int:
         raise ConfigError("fine-tuning counts steps or epochs", where="train.tokens")
     if train.steps is not None:
         return train.steps
-    return max(1, round((EPOCHS if train.epochs is None else train.epochs) * feed.steps_per_epoch))
+    return max(1, round((EPOCHS[recipe.model.method] if train.epochs is None else train.epochs) * feed.steps_per_epoch))
 
 
 def publish(folder: Path) -> Path:

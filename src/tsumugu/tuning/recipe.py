@@ -10,7 +10,7 @@ from tsumugu.core.config import Config, limits
 from tsumugu.training.recipe import EvaluationSection, Settings
 from tsumugu.training.schedules import ScheduleConfig
 
-RATES = {"full": 5e-5, "head": 1e-3, "lora": 5e-4}
+RATES = {"full": 5e-5, "head": 1e-3, "lora": 5e-4, "setfit": 5e-5}
 """The peak of the learning rate where nothing is said, for a network of `WIDTH`."""
 WIDTH = 768
 """What `RATES` are for. All weights of a narrower network learn faster, as 1 / width.
@@ -19,7 +19,7 @@ Source: Devlin et al. 2019, BERT, appendix A.3; Hu et al. 2021, LoRA, table 9; Y
 table 3 (Adam, hidden weights).
 """
 
-EPOCHS = 3.0
+EPOCHS = {"full": 3.0, "head": 3.0, "lora": 3.0, "setfit": 20.0}
 """How often everything is read where nothing is said."""
 
 
@@ -30,14 +30,15 @@ class ModelSection(Config):
     Attributes:
         source: whatever `load_model` takes: a path, a name, a run's checkpoint.
         config: hyperparameters by our names that are changed, such as the dropout.
-        method: what is trained: full (all weights), head (the task's own layers alone, a linear probe), or lora (few
-            parameters beside each matrix, and the head).
+        method: what is trained: full (all weights), head (the task's own layers alone, a linear probe), lora (few
+            parameters beside each matrix, and the head), or setfit (from a few examples: vectors of texts, and a
+            logistic regression on them).
         lora: what is added with that method.
     """
 
     source: str
     config: dict[str, Any] = field(default_factory=dict)
-    method: Literal["full", "head", "lora"] = "full"
+    method: Literal["full", "head", "lora", "setfit"] = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -48,14 +49,20 @@ class DataSection(Config):
     Attributes:
         source: a folder of splits, a file, or hf:NAME; see `load_examples`.
         validation: a file of examples that choose the best checkpoint; the folder's own split, or else a share.
-        validation_share: of the training examples, drawn for validation where nothing else is there.
+        validation_share: of the training examples, drawn for validation where nothing else is there. With 0 nothing is
+            held back: the last weights are the model, and the training examples say how they do.
         test: a file that is evaluated at the end; the folder's own split when left out.
         columns, format, labels: as `load_examples` takes them.
         skip: pass over rows that cannot be used.
         limit: so many training examples at most, drawn by the seed.
+        per_label: so many of each label at most.
         max_length: longer texts are cut, in tokens (the longest that the model reads, at most 512, when left out).
         stride: tokens that the pieces of a long text share, for tags and answers.
         by_length: put texts of like length into one batch, so that little is spent on padding.
+        more: a file of further examples to learn, such as self-training writes; none of them is held back.
+        unlabelled: texts without labels, as `tsumugu prepare` reads them, each line of a plain file one text. For
+            `self_training`, `loss.consistency` or `loss.teacher`.
+        unlabelled_batch: so many of them in a step, beside the labelled ones, where they are learnt by consistency.
         folds: cut the training examples into so many parts, each with its share of every label (cross-validation).
         fold: the part, from 1, that is the test split; the others are learnt.
     """
@@ -69,9 +76,13 @@ class DataSection(Config):
     labels: tuple[str, ...] = ()
     skip: bool = False
     limit: int | None = limits(None, low=1)
+    per_label: int | None = limits(None, low=1)
     max_length: int | None = limits(None, low=4)
     stride: int = limits(64, low=0)
     by_length: bool = True
+    more: str | None = None
+    unlabelled: tuple[str, ...] = ()
+    unlabelled_batch: int = limits(64, low=1)
     folds: int | None = limits(None, low=2)
     fold: int | None = limits(None, low=1)
 
@@ -107,6 +118,19 @@ class RepeatSection(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelfTraining(Config):
+    """Learning from texts that the model labels itself (`data.unlabelled`).
+
+    Attributes:
+        rounds: so many times, after the first model that learns from the labelled examples alone; 0 never.
+        confidence: only texts with a label at least as probable are learnt.
+    """
+
+    rounds: int = limits(0, low=0)
+    confidence: float = limits(0.9, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossSection(Config):
     """What is asked of the model.
 
@@ -114,6 +138,9 @@ class LossSection(Config):
         label_smoothing: the share of each target that is spread over all labels.
         class_weights: balanced weighs each label by how rare it is; or a weight by label.
         similarity: how a bi-encoder learns from scores: cosent (by their order) or cosine (by value).
+        consistency: the weight of how far the model is from itself on `data.unlabelled`, where some tokens are hidden
+            from it and dropout is on; 0 does not ask for it.
+        ramp: the share of all steps in which that weight grows to its height.
         teacher: a model for the same labels; its probabilities are learnt, too (distillation).
         teacher_share: their share of the loss.
         temperature: that both are softened by.
@@ -126,6 +153,8 @@ class LossSection(Config):
     label_smoothing: float = limits(0.0, low=0.0, high=1.0)
     class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
     similarity: Literal["cosent", "cosine"] = "cosent"
+    consistency: float = limits(0.0, low=0.0)
+    ramp: float = limits(0.3, low=0.0, high=1.0)
     teacher: str | None = None
     teacher_share: float = limits(0.5, low=0.0, high=1.0)
     temperature: float = limits(2.0, low=0.01)
@@ -151,6 +180,7 @@ class Tuning(Settings):
 
     Attributes:
         task: what is learnt: a task's name, see `tsumugu.tuning.objectives`.
+        self_training: whether it goes on with texts that the model labelled itself.
         repeat: how often all of it is done.
     """
 
@@ -158,9 +188,16 @@ class Tuning(Settings):
     model: ModelSection
     data: DataSection
     loss: LossSection = field(default_factory=LossSection)
+    self_training: SelfTraining = field(default_factory=SelfTraining)
     repeat: RepeatSection = field(default_factory=RepeatSection)
     evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
+
+    def check(self) -> None:
+        super().check()
+        for key, asked in (("loss", self.loss.consistency), ("self_training", self.self_training.rounds)):
+            if asked and not self.data.unlabelled:
+                self.refuse(key, "there are no texts without labels to learn from", mend="name data.unlabelled")
 
     FIXED: ClassVar[tuple[str, ...]] = (*Settings.FIXED, "task", "model", "data", "loss")
 
@@ -171,5 +208,9 @@ class Tuning(Settings):
         usual = {"weight_decay": 0.01, "betas": (0.9, 0.999)}
         usual = {key: each for key, each in usual.items() if getattr(self.optimizer, key) is None}
         method = self.model.method
-        lr = RATES[method] * (WIDTH / width if method == "full" else 1.0) if self.train.lr is None else self.train.lr
+        lr = (
+            RATES[method] * (WIDTH / width if method in ("full", "setfit") else 1.0)
+            if self.train.lr is None
+            else self.train.lr
+        )
         return self.replace(optimizer=self.optimizer.replace(**usual), train=self.train.replace(lr=lr))

@@ -97,7 +97,7 @@ def repeat(recipe: Tuning, folder: Path, world: World, work: Work) -> Tuned:
         done: dict[str, Tuned] = {}
         for name, each in parts(recipe):
             place = folder / name
-            found = _finished(each, place) if world.main else None
+            found = finished(each, place) if world.main else None
             if not world.broadcast(found is not None):
                 found = work(each, place, world)
                 if found.result.reason not in ("done", "early"):
@@ -121,7 +121,7 @@ def parts(recipe: Tuning) -> Iterator[tuple[str, Tuning]]:
         yield f"fold-{at}", plain.replace(name=f"{recipe.name[:80]} fold-{at}", data=data)
 
 
-def _finished(recipe: Tuning, folder: Path) -> Tuned | None:
+def finished(recipe: Tuning, folder: Path) -> Tuned | None:
     """What came of a run that is there and was done by the same recipe."""
     if not (folder / RECIPE).is_file() or Tuning.from_yaml(folder / RECIPE) != recipe:
         return None
@@ -152,6 +152,11 @@ def _settle(recipe: Tuning, folder: Path, done: Mapping[str, Tuned]) -> Tuned:
     )
     with new_file(folder / SUMMARY) as partial:
         partial.write_text(json.dumps(_finite(asdict(summary)), ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return replace(keep(recipe, folder, done, best), test=pooled or done[best].test, summary=summary)
+
+
+def keep(recipe: Tuning, folder: Path, done: Mapping[str, Tuned], best: str) -> Tuned:
+    """Give the folder of several runs the model of the best of them, and tell its log that all is done."""
     kept = done[best]
     assert kept.model is not None
     if (kept.model.parent / ADAPTER).is_dir():
@@ -165,7 +170,7 @@ def _settle(recipe: Tuning, folder: Path, done: Mapping[str, Tuned]) -> Tuned:
         "end", totals["steps"], {"reason": "done", **{key: totals[key] for key in ("tokens", "seconds")}, "loss": None}
     )
     log.close()
-    return Tuned(replace(kept.result, folder=folder), model, pooled or kept.test, summary)
+    return Tuned(replace(kept.result, folder=folder), model, kept.test)
 
 
 def _metrics(each: Tuned) -> dict[str, float]:

@@ -12,10 +12,12 @@ import numpy as np
 
 from tsumugu.core.errors import InputError
 from tsumugu.corpus.chance import generators
+from tsumugu.corpus.documents import Reading, read_documents
+from tsumugu.corpus.inputs import find_sources
 from tsumugu.data.hub_datasets import DATASET
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
-from tsumugu.tuning.recipe import Tuning
+from tsumugu.tuning.recipe import DataSection, Tuning
 
 SPLIT, FOLD = 7, 8
 """The purposes of what is drawn to split examples, and to cut them into folds."""
@@ -79,7 +81,11 @@ def read_splits(recipe: Tuning, kind: str | None) -> Splits:
         train = _pick(train, np.flatnonzero(places != data.fold))
     (random,) = generators(recipe.train.seed, [0], purpose=SPLIT)
     validation = found.get("validation")
-    if validation is None:
+    if data.per_label is not None:
+        train = _pick(train, _few(train, data.per_label, random))
+    if validation is None and data.validation_share == 0:
+        validation = train
+    elif validation is None:
         count = round(data.validation_share * len(train))
         if not 0 < count < len(train):
             raise InputError(
@@ -91,7 +97,31 @@ def read_splits(recipe: Tuning, kind: str | None) -> Splits:
         validation, train = _pick(train, order[:count]), _pick(train, order[count:])
     if data.limit is not None and data.limit < len(train):
         train = _pick(train, random.permutation(len(train))[: data.limit])
+    if data.more is not None:
+        further = load_examples(data.more, train.kind, labels=labels)
+        whole = replace(train, rows=(*train.rows, *further.rows))
+        train, validation = whole, whole if validation is train else validation
     return Splits(train, validation, found.get("test"))
+
+
+def read_unlabelled(data: DataSection, splits: Splits) -> list[str]:
+    """The texts without labels, each once, but for those that stand in a split.
+
+    Raises:
+        InputError: they cannot be read, or there are none.
+    """
+    known = {
+        text for part in (splits.train, splits.validation, splits.test) for row in part or () for text in row.texts
+    }
+    texts = (
+        document.text.strip()
+        for source in find_sources(data.unlabelled)
+        for document in read_documents(source, Reading("line"))
+    )
+    found = [text for text in dict.fromkeys(texts) if text and text not in known]
+    if not found:
+        raise InputError("there is no text that has no label yet", where="data.unlabelled")
+    return found
 
 
 def folds_of(examples: Examples, folds: int, seed: int) -> np.ndarray:
@@ -112,6 +142,20 @@ def folds_of(examples: Examples, folds: int, seed: int) -> np.ndarray:
     places = np.empty(len(examples), np.int64)
     places[order] = np.arange(len(examples)) % folds + 1
     return places
+
+
+def _few(examples: Examples, count: int, random: np.random.Generator) -> np.ndarray:
+    """Where `count` examples of each label stand, or all that there are.
+
+    Raises:
+        InputError: the examples have no labels.
+    """
+    if examples.kind not in ("text-classification", "pair-classification"):
+        raise InputError("these examples have no labels of their own", where="data.per_label", mend="use data.limit")
+    places: dict[str, list[int]] = {}
+    for at in random.permutation(len(examples)).tolist():
+        places.setdefault(examples[at].label, []).append(at)
+    return np.array([at for some in places.values() for at in some[:count]], np.int64)
 
 
 def _pick(examples: Examples, places: np.ndarray) -> Examples:

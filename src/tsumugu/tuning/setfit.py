@@ -1,0 +1,189 @@
+"""Classification from a few examples: vectors of sentences first, then a logistic regression on them.
+
+The encoder learns that texts of one label are near each other and texts of two labels are not; every two of a batch are
+compared. Then scikit-learn fits a logistic regression to the vectors of the examples, which becomes the head.
+
+The classifier that comes out is one of the family's own, exactly, and the reference library loads it. Its head reads
+the first token through a dense layer and tanh, where a sentence's vector is the mean of all tokens. So the network
+grows by one layer, of which only the form is used: its attention is even (queries and keys are 0) and makes much of
+the mean, next to nothing of the token itself; its norm gives that unit variance; the dense layer divides it by the
+root of the width, where tanh is the identity to one part in a thousand. What the regression is fitted to is the very
+vector that the head reads, so nothing is lost between the two.
+
+Source: Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts" (SetFit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tsumugu.core.errors import ConfigError, MissingExtraError
+from tsumugu.data.labelled.examples import Examples
+from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.classification import TextClassification
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tsumugu.models.base import Model
+    from tsumugu.tuning.recipe import ModelSection
+
+MUCH = 1024.0
+"""How much more the mean of all tokens counts than the first token itself."""
+STRENGTH = 10.0
+"""The inverse of the regression's penalty, for vectors of length 1; that of the baseline "embeddings"."""
+ROWS = 64
+"""Texts whose vectors are computed at once."""
+NEVER = -30.0
+"""The score of a label that no example has."""
+
+
+class FewShotClassification(TextClassification):
+    """One of several labels, of which there are only a few examples each."""
+
+    term: ClassVar[str] = "pair"
+    compares: ClassVar[bool] = True
+
+    def begin(self, model: Model, examples: Examples) -> None:
+        super().begin(model, examples)
+        for where in ("teacher", "label_smoothing", "consistency"):
+            if getattr(self.loss, where):
+                raise ConfigError(
+                    "pairs of examples do not go with this", where=f"loss.{where}", mend="use model.method: full"
+                )
+        read_the_mean(model)
+        self._known = self.rows(examples)
+
+    def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        return {"labels": np.array([row.answer[0] for row in rows], np.int64)}, {"pair": len(rows)}
+
+    def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        from torch.nn import functional
+
+        with classified(model) as seen:
+            model(**body(inputs))
+        vectors = functional.normalize(seen[0].float(), dim=-1)
+        return {"pair": len(vectors) * apart(vectors @ vectors.T, inputs["labels"])}
+
+    def settle(self, model: Model) -> None:
+        """Fit the head to the vectors of the training examples."""
+        import torch
+
+        try:
+            from sklearn.linear_model import LogisticRegression
+        except ImportError:
+            raise MissingExtraError("scikit-learn", extra="eval", purpose="model.method: setfit") from None
+        order = sorted(range(len(self._known)), key=lambda at: len(self._known[at].ids))
+        rows, found = [self._known[at] for at in order], []
+        for at in range(0, len(rows), ROWS):
+            inputs = {key: torch.from_numpy(each) for key, each in self.batch(rows[at : at + ROWS]).inputs.items()}
+            with torch.no_grad(), classified(model) as seen:
+                model(**body(inputs))
+            found.append(seen[0].float().cpu().numpy())
+        labels = np.array([row.answer[0] for row in rows])
+        fit = LogisticRegression(C=STRENGTH, max_iter=1000)
+        fit.fit(np.concatenate(found), labels, sample_weight=self._weights.numpy()[labels])
+        weights, bias = fit.coef_, fit.intercept_
+        if len(fit.classes_) == 2:  # one row for both
+            weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+        head: Any = model.head
+        head.classifier.weight.data.zero_()
+        head.classifier.bias.data.fill_(NEVER)
+        for label, row, value in zip(fit.classes_, weights, bias, strict=True):
+            head.classifier.weight.data[label] = torch.from_numpy(row).to(head.classifier.weight)
+            head.classifier.bias.data[label] = float(value)
+
+
+def few_shot(kind: type[TaskObjective]) -> type[TaskObjective]:
+    """How the task `kind` is learnt from a few examples.
+
+    Raises:
+        ConfigError: it is another than to tell labels of texts apart.
+    """
+    if kind is not TextClassification:
+        raise ConfigError(
+            f"setfit does not learn {kind.name}", where="model.method", mend="it learns text-classification"
+        )
+    return FewShotClassification
+
+
+def one_layer_more(section: ModelSection) -> tuple[dict[str, Any], str]:
+    """The hyperparameters of the network that has room for the mean, and the name of its fresh layer."""
+    from tsumugu.checkpoints.load import open_checkpoint
+    from tsumugu.engines.torch import recognise
+    from tsumugu.hub.resolve import resolve
+
+    config: Any = recognise(open_checkpoint(resolve(section.source).path), "base")[1]
+    count = int(section.config.get("num_layers", config.num_layers))
+    return {**section.config, "num_layers": count + 1, "classifier_dropout": 0.0}, f"encoder.layers.{count}."
+
+
+def apart(cosines: Tensor, labels: Tensor) -> Tensor:
+    """The mean squared error of cosines `[texts, texts]` to 1 within a label, and to 0 between labels, half each."""
+    import torch
+
+    same = labels[:, None] == labels
+    other = ~same
+    same = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    near = ((1 - cosines) ** 2 * same).sum() / same.sum().clamp(min=1)
+    far = (cosines**2 * other).sum() / other.sum().clamp(min=1)
+    return (near + far) / 2
+
+
+@contextmanager
+def classified(model: Any) -> Iterator[list[Tensor]]:
+    """Collects what the last matrix of the model's head reads, `[texts, dim]`, a call at a time."""
+    seen: list[Tensor] = []
+    module = model.head.classifier
+    hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def read_the_mean(model: Model) -> None:
+    """Set the last layer and the head's dense layer so that the head reads the mean of all tokens; see above.
+
+    They are not trained, as the matrix of the head is not: it is fitted.
+
+    Raises:
+        ConfigError: the family's classifier has another form.
+    """
+    import torch
+
+    from tsumugu.blocks.heads import FirstTokenHead, Pooler
+
+    network: Any = model
+    dense = next((each.dense for each in model.modules() if isinstance(each, Pooler | FirstTokenHead)), None)
+    if dense is None or model.family.name not in ("bert", "roberta"):
+        raise ConfigError(
+            f"the classifier of the {model.family.name} family cannot read the mean of its tokens",
+            where="model.method",
+            mend="use a model of the bert or roberta family, or method: full",
+        )
+    width = model.config.hidden_size
+    layer, unit = network.encoder.layers[-1], torch.eye(width)
+    attention, inner = layer.attention, layer.feed_forward
+    for part in (attention.query, attention.key, attention.value, attention.output, inner.up, inner.down):
+        _set(part, torch.zeros_like(part.weight))
+    _set(attention.value, MUCH * unit)
+    _set(attention.output, unit)
+    _set(dense, unit / width**0.5)
+    for module in (layer, dense, network.head.classifier):
+        module.requires_grad_(False)
+    for part in layer.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    attention.dropout = 0.0
+
+
+def _set(module: nn.Linear, weight: Tensor) -> None:
+    import torch
+
+    module.weight.data = weight.to(module.weight)
+    module.bias.data = torch.zeros_like(module.bias)

@@ -188,3 +188,28 @@ def test_what_is_cut(tiny: Tiny, tmp_path: Path) -> None:
     assert rows[0].answer[-1] == IGNORE
     assert np.sum(np.array(rows[0].answer) != IGNORE) > 30
     assert json.loads(path.read_text())["instruction"] == "say it"
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
+def test_an_adapter_learns_to_prefer(method: str, tiny: Tiny, tmp_path: Path) -> None:
+    """The model that the run leaves is the one that was trained, merged or with what stands before its texts."""
+    path = write(tmp_path / "choices.jsonl", choices())
+    values = {
+        "task": "dpo",
+        "model": {"source": str(tiny("llama")), "method": method},
+        "data": {"source": str(path), "validation": str(path)},
+        "train": {"batch": 6, "epochs": 15, "lr": 0.1},
+        "evaluation": {"every": 0},
+        "loss": {"beta": 0.5},
+    }
+    run = tg.finetune(values, tmp_path / "run", quiet=True)
+    assert run.model is not None
+    steps = [each.values["losses"] for each in read_events(tmp_path / "run" / LOG) if each.kind == "step"]
+    assert steps[-1]["margin"] > max(0.0, steps[0]["margin"])  # how far: as far as a tiny model attends
+    assert steps[-1]["right"] == 1
+    assert (run.model / "adapter_config.json").exists() == (method != "lora")
+    objective = prepared(Preference, tiny("llama"), choices(), tmp_path, beta=0.5)[1:]
+    batch = objective[0].batch(objective[1])
+    for folder in (run.model, run.model.parent / "adapter"):
+        losses = objective[0].losses(tg.load_model(folder), tensors_of(batch, CPU))
+        assert float(losses["preference"]) / len(choices()) == pytest.approx(run.result.best_loss, abs=1e-5)

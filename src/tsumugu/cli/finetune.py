@@ -24,7 +24,8 @@ def finetune(
     config: Annotated[str | None, Parameter(("--config", "-c"), help="A recipe: a YAML file.")] = None,
     output: Annotated[Path | None, Parameter(("--output", "-o"), help="The run's folder (runs/NAME).")] = None,
     method: Annotated[
-        Literal["full", "head", "lora", "setfit"] | None, Parameter(help="What is trained (full).")
+        Literal["full", "head", "lora", "prompt", "prefix", "setfit"] | None,
+        Parameter(help="What is trained (full)."),
     ] = None,
     epochs: Annotated[float | None, Parameter(help="How often the examples are read (3).")] = None,
     limit: Annotated[int | None, Parameter(help="So many training examples at most.")] = None,

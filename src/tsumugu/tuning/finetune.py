@@ -151,8 +151,8 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     train = recipe.train
     torch.manual_seed(train.seed)  # of a fresh head's weights
     model, tokenizer = _model(recipe, kind, splits.train), load_tokenizer(recipe.model.source)
-    if recipe.model.method == "lora":
-        add_adapter(model, recipe.model.lora, seed=train.seed)
+    if recipe.model.adapter is not None:
+        add_adapter(model, recipe.model.adapter, seed=train.seed)
     elif recipe.model.method == "head":
         if kind.head == "base":
             raise ConfigError(f"{kind.name} has no layers of its own", where="model.method", mend="use full or lora")
@@ -252,11 +252,17 @@ def _steps(recipe: Tuning, feed: ExampleFeed) -> int:
 
 
 def publish(folder: Path) -> Path:
-    """The best weights of a run as a model's folder, `model/`; an adapter merged into them, and alone in `adapter/`."""
+    """The best weights of a run as a model's folder, `model/`; an adapter merged into them, and alone in `adapter/`.
+
+    What stands before every text cannot be merged: then `model/` holds the adapter, too.
+    """
     best, target = find_checkpoint(folder, BEST), folder / MODEL
     if not is_adapter(best):
         return copy_model(best, target, leave=(TRAINING,))
-    merged = merge_adapter(load_model(copy_model(best, folder / ADAPTER, leave=(TRAINING,))), unload=True)
+    loaded = load_model(copy_model(best, folder / ADAPTER, leave=(TRAINING,)))
+    if getattr(loaded, "prompt", None) is not None:
+        return copy_model(best, target, leave=(TRAINING,))
+    merged = merge_adapter(loaded, unload=True)
     shutil.rmtree(target, ignore_errors=True)
     return save_model(merged, target, tokenizer=load_tokenizer(best))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from tsumugu.adapters.config import LoraConfig
+from tsumugu.adapters.config import AdapterConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from tsumugu.core.config import Config, limits
 from tsumugu.training.recipe import EvaluationSection, Settings
 from tsumugu.training.schedules import ScheduleConfig
 
-RATES = {"full": 5e-5, "head": 1e-3, "lora": 5e-4, "setfit": 5e-5}
+RATES = {"full": 5e-5, "head": 1e-3, "lora": 5e-4, "prompt": 3e-2, "prefix": 1e-2, "setfit": 5e-5}
 """The peak of the learning rate where nothing is said, for a network of `WIDTH`."""
 WIDTH = 768
 """What `RATES` are for. All weights of a narrower network learn faster, as 1 / width.
@@ -31,15 +31,22 @@ class ModelSection(Config):
         source: whatever `load_model` takes: a path, a name, a run's checkpoint.
         config: hyperparameters by our names that are changed, such as the dropout.
         method: what is trained: full (all weights), head (the task's own layers alone, a linear probe), lora (few
-            parameters beside each matrix, and the head), or setfit (from a few examples: vectors of texts, and a
-            logistic regression on them).
-        lora: what is added with that method.
+            parameters beside each matrix, and the head), of a decoder what stands before every text (prompt or
+            prefix), or setfit (from a few examples: vectors of texts, and a logistic regression on them).
+        lora, prompt, prefix: what is added with that method.
     """
 
     source: str
     config: dict[str, Any] = field(default_factory=dict)
-    method: Literal["full", "head", "lora", "setfit"] = "full"
+    method: Literal["full", "head", "lora", "prompt", "prefix", "setfit"] = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)
+    prompt: PromptTuningConfig = field(default_factory=PromptTuningConfig)
+    prefix: PrefixTuningConfig = field(default_factory=PrefixTuningConfig)
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """What is added to the network, if anything is."""
+        return getattr(self, self.method) if self.method in ("lora", "prompt", "prefix") else None
 
 
 @dataclass(frozen=True, kw_only=True)

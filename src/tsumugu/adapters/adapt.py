@@ -123,8 +123,6 @@ def attach(model: Model, name: str, adapter: Adapter, branches: Mapping[str, lis
         raise ConfigError(f"{name!r} {what}", where="name", mend="choose another")
     for each in model.parameters():
         each.requires_grad_(False)
-    if adapter.prompt is not None:
-        adapter.prompt.to(model.device).requires_grad_(False)
     model.adapters = known
     known._known[name] = adapter
     for target in adapter.targets:
@@ -159,14 +157,19 @@ def set_adapter(model: Model, names: str | Mapping[str, float] | None) -> None:
     known.active = chosen
     if isinstance(model, Decoder):
         model.prompt = known[prompts[0]].prompt if prompts else None
+        if model.prompt is not None:
+            model.prompt.to(model.device)
     for name, adapter in known.items():
         trained = adapter.trainable and name in chosen
         for each in adapter.saved.values():
             each.requires_grad_(trained and each.dtype.is_floating_point)
         if adapter.prompt is not None:
             adapter.prompt.requires_grad_(trained)
+    device = model.device
     for path, own in known._own.items():
-        set_parameter(model, path, known[owners[path]].saved[path] if path in owners else own)
+        value = known[owners[path]].saved[path] if path in owners else own
+        value.data = value.data.to(device)  # while it was put aside the model may have moved
+        set_parameter(model, path, value)
     model.tie()
     for module in (each for each in model.modules() if isinstance(each, AdaptedLinear)):
         module.active = {name: weight for name, weight in chosen.items() if name in module.branches}

@@ -80,6 +80,9 @@ def parallelize(step: nn.Module, model: nn.Module, layout: Parallel, world: Worl
         return _replicate(step)
     mesh = _mesh(layout, world)
     if layout.tensor > 1:
+        if getattr(model, "adapters", None):
+            what = "matrices with adapters beside them are not cut among ranks"
+            raise ConfigError(what, where="Parallel.tensor", mend="use fsdp")
         cut_matrices(model, mesh["tensor"])
     _shard(step, model, mesh["replicate", "shard"] if layout.kind == "ddp" else mesh["shard"])
     return step

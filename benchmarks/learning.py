@@ -146,7 +146,6 @@ def _row(line: dict[str, Any]) -> str:
 def measure(case: Case, place: Path, *, small: bool) -> dict[str, Any]:
     """The row of a case, from its run, which is made where it is not there or not done."""
     from tsumugu.training.events import read_events
-    from tsumugu.training.pretrain import train
     from tsumugu.training.runs import is_run, read_run
 
     folder = place / case.name
@@ -154,11 +153,9 @@ def measure(case: Case, place: Path, *, small: bool) -> dict[str, Any]:
     if not (is_run(folder) and read_run(folder).state == "done"):
         values = recipe(case, place, small=small)
         # Nothing is learnt in a step of rate 0: what it measures is the start. It cuts the text, too.
-        train(values | {"train": values["train"] | {"steps": 1, "lr": 0.0}}, begun, resume=True, quiet=True)
+        _finish(values | {"train": values["train"] | {"steps": 1, "lr": 0.0}}, begun)
         data = {key: values["data"][key] for key in ("context",)} | {"corpus": [str(begun / "corpus")]}
-        train(
-            values | {"data": data, "tokenizer": {"source": str(begun / "tokenizer")}}, folder, resume=True, quiet=True
-        )
+        _finish(values | {"data": data, "tokenizer": {"source": str(begun / "tokenizer")}}, folder)
     events, first = read_events(folder / "events.jsonl"), read_events(begun / "events.jsonl")
     found = [each.values for each in events if each.kind == "evaluation"]
     start = next(each.values for each in first if each.kind == "evaluation")
@@ -182,6 +179,14 @@ def measure(case: Case, place: Path, *, small: bool) -> dict[str, Any]:
             if name in start["losses"]
         ),
     }
+
+
+def _finish(values: dict[str, Any], folder: Path) -> None:
+    """Make a run, or go on with it; Ctrl-C ends the benchmark, too."""
+    from tsumugu.training.pretrain import train
+
+    if train(values, folder, resume=True, quiet=True).signal is not None:
+        raise KeyboardInterrupt
 
 
 def recipe(case: Case, place: Path, *, small: bool) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def recipe(case: Case, place: Path, *, small: bool) -> dict[str, Any]:
     return {
         "name": case.name,
         "model": {"family": family, "config": CONFIGS[case.family], "start": case.start},
-        "tokenizer": {"vocab_size": 4096 if case.language == "ja" else 2048, "language": case.language, **marks},
+        "tokenizer": {"vocab_size": 8192 if case.language == "ja" else 2048, "language": case.language, **marks},
         "data": {"inputs": [str(paths[0])], "validation": [str(paths[1])], "context": CONTEXT},
         "objective": {"name": case.objective, **case.options},
         "optimizer": {"name": "muon", "frozen": ["embeddings.token.*"] if case.start == "informed" else []},

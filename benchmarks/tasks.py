@@ -59,7 +59,6 @@ CASES = [
     Case("snli_small_en", "en", "nli", "natural-language-inference", CLASSES),
     Case("stsb_captions_en", "en", "text-similarity", None, NUMBERS, epochs=6),
     Case("wnut17", "en", "ner", "token-classification", ("token-majority",), epochs=3),
-    Case("medical_abstracts_en", "en", "text-classification", None, CLASSES, epochs=3),
     Case("qed_en", "en", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=192),
     Case("scitldr_en", "en", None, "summarization", ("lead",)),
     Case("sib200_ja", "ja", "text-classification", None, CLASSES, epochs=10),

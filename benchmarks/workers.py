@@ -61,6 +61,7 @@ class Ours:
         import tsumugu as tg
 
         kind = None if quantize == "none" else quantize
+        self.seed = 0
         self.model = tg.load_model(source, engine="auto", quantize=kind, group=int(group), threads=THREADS)
 
     def decode(self, tokens: int, rows: int = 1, length: int = PROMPT) -> float:
@@ -73,8 +74,10 @@ class Ours:
 
     def prefill(self, tokens: int) -> float:
         session = self.model.open_session(batch=1, capacity=tokens)
+        self.seed += 1  # what was read before would not be read again
+        text = prompt(tokens, self.seed)
         began = clock()
-        session.start([prompt(tokens)])
+        session.start([text])
         return clock() - began
 
     def text(self, tokens: int) -> list[int]:

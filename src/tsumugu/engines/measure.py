@@ -88,18 +88,15 @@ def phases(model: Any, limits: Limits, *, threads: int) -> list[Phase]:
     for rows in (1, ROWS):
         seconds = _step(model, rows)
         reading, computing = weights / bandwidth, rows * products / limits.products
-        limit = "memory" if reading >= computing else "arithmetic"
+        limit = "memory" if reading >= computing else "float32 arithmetic"
         work = "one text, a token" if rows == 1 else f"{rows} texts, a token each"
         found.append(Phase(work, seconds, rows / seconds, max(reading, computing) / seconds, limit))
     long = min(LONG, longest - 1)
     seconds = quickest(
         lambda: open_session(model, batch=1, capacity=long).start([_prompt(model, long, time.time_ns())]), 3
     )
-    found.append(
-        Phase(
-            f"reading {long} tokens", seconds, long / seconds, long * products / limits.products / seconds, "arithmetic"
-        )
-    )
+    reached = long * products / limits.products / seconds
+    found.append(Phase(f"reading {long} tokens", seconds, long / seconds, reached, "float32 arithmetic"))
     return found
 
 

@@ -5,6 +5,7 @@
 - ``models/pypi/<dist>/<version>/``: one model each, with its ``manifest.json``; complete, or not there at all
 - ``partial/<dist>/``: a pull at work; whatever a broken one left is removed by the next
 - ``locks/<dist>.lock``: held while a pull works
+- ``compiled/<key>/``: a model in the form that a quick engine runs; ``native/``: that engine's kernels, compiled here
 - ``terms/<dist>-<version>/``: licence terms that were shown before a pull
 """
 

@@ -135,9 +135,16 @@ def _own_spaces(libc: Any) -> bool:
     own = hasattr(libc, "unshare") and libc.unshare(ctypes.c_int(spaces if root else spaces | _USERS)) == 0
     if own and not root:
         user, group = os.geteuid(), os.getegid()
-        for name, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
-                file.write(line)
+        try:
+            for name, line in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{user} {user} 1"),
+                ("gid_map", f"{group} {group} 1"),
+            ):
+                with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+                    file.write(line)
+        except OSError:  # a system that lets nobody mount: the folder is the one on the disk
+            return own
     here = os.getcwd()  # noqa: PTH109  (pathlib would be one more import for each program)
     if own and _mount(libc, "none", "/", None, _PRIVATE):
         _mount(libc, "tmpfs", here, "tmpfs", _PLAIN, f"size={FOLDER_BYTES},nr_inodes=256")

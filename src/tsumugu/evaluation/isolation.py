@@ -132,7 +132,7 @@ def _own_spaces(libc: Any) -> bool:
     root = os.getuid() == 0
     user = group = 1 << 30 | secrets.randbelow(1 << 24)  # of root's programs: nobody else's
     spaces = _PROCESSES | _NETWORK | _MOUNTS | _IPC
-    own = hasattr(libc, "unshare") and libc.unshare(ctypes.c_int(spaces if root else spaces | _USERS)) == 0
+    own = hasattr(libc, "unshare") and bool(libc.unshare(ctypes.c_int(spaces if root else spaces | _USERS)) == 0)
     if own and not root:
         user, group = os.geteuid(), os.getegid()
         try:

@@ -20,7 +20,6 @@ from benchmarks.harness import Report
 
 if TYPE_CHECKING:
     from tsumugu.data.labelled.examples import Examples
-    from tsumugu.evaluation.results import Results
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PLACE = Path("runs/tasks")
@@ -79,51 +78,73 @@ def run(report: Report) -> None:
         report.skip("tasks", f"there is no {SHARED.name} beside the project")
         return
     with tempfile.TemporaryDirectory() if report.smoke else nullcontext(str(PLACE)) as folder:
-        lines = [line for case in (CASES[1:2] if report.smoke else CASES) for line in solve(case, Path(folder), report)]
-        head = ["| Data | System | Metric | Score | Examples | p | Seconds |", "|---|---|---|---|--:|---|--:|"]
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "tasks.md").write_text("\n".join([*head, *lines]) + "\n", "utf-8")
+        place = Path(folder)
+        lines = [HEAD, "|---|---|--:|---|---|---|---|---|"]
+        for case in CASES[1:2] if report.smoke else CASES:
+            solve(case, place, report)
+            lines.append(line(case, place))
+            print(lines[-1], flush=True)
+        (place / "tasks.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def solve(case: Case, place: Path, report: Report) -> list[str]:
-    """The lines of a set of data."""
+HEAD = "| Data | Metric | Examples | Simplest | Embeddings | Classical | Fine-tuned | Prompted |"
+SIMPLE, CLASSICAL = ("majority", "lead", "copy", "overlap"), ("tfidf", "token-majority", "overlap")
+"""Systems of the columns; "overlap" is the classical one where it stands alone."""
+
+
+def solve(case: Case, place: Path, report: Report) -> None:
+    """Evaluate what is not there yet of a set of data."""
     import tsumugu as tg
-    from tsumugu.evaluation.comparison import rank
-    from tsumugu.evaluation.results import load
 
     splits = tg.load_splits(SHARED / case.data)
     train = tg.load_splits(SHARED / case.train)["train"] if case.train else splits.get("train")
     test = splits["test"][: 20 if report.smoke else TEST]
-    folder, found = place / case.data, []
+    folder = place / case.data
     for name in case.baselines:
-        _cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train), found)
+        _cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train))
     base = BASES[case.language]
     if case.task is not None and (case.language == "en" or Path(base).exists()):
-        _cell(folder / "fine-tuned", lambda: _tuned(case, base, folder, test, small=report.smoke), found)
+        _cell(folder / "fine-tuned", lambda: _tuned(case, base, folder, test, small=report.smoke))
     elif case.task is not None:
         report.skip(f"{case.data}, fine-tuned", f"there is no {base}: tsumugu pretrain --config ja-encoder")
     if case.prompted is not None and not report.smoke:
-        options: dict[str, Any] = {"name": "smollm2, prompted"}
         few = test[:PROMPTED]
-        _cell(folder / "prompted", lambda: tg.evaluate(few, model="smollm2", task=case.prompted, **options), found)
-    loaded = {path.name: load(path / "results.json") for path in found}
-    same = [each for name, each in loaded.items() if name != "prompted"]
-    beaten = rank(same, against=loaded[case.baselines[-1]][0].system) if len(same) > 1 else None
-    chances = {} if beaten is None else {each.system: each.difference for each in beaten.ranks}
-    lines = []
-    for name, (results, _) in loaded.items():
-        difference = chances.get(results.system)
-        chance = "" if difference is None or name == "prompted" else f"{difference.p:.4f}"
-        lines.append(_line(case.data, name, results, chance))
-        print(lines[-1], flush=True)
-    return lines
+        _cell(folder / "prompted", lambda: tg.evaluate(few, model="smollm2", task=case.prompted))
 
 
-def _cell(folder: Path, make: Any, found: list[Path]) -> None:
+def line(case: Case, place: Path) -> str:
+    """A set of data as a line of the table; the chance is that of being no better than the classical system."""
+    from tsumugu.evaluation.comparison import rank
+    from tsumugu.evaluation.results import load
+
+    found = {
+        name: load(place / case.data / name / "results.json")
+        for name in (*case.baselines, "fine-tuned", "prompted")
+        if (place / case.data / name / "results.json").is_file()
+    }
+    first = found[case.baselines[0]][0]
+    classical = next((name for name in CLASSICAL if name in found), None)
+    simple = next((name for name in SIMPLE if name in found and name != classical), None)
+    cells = [case.data, first.primary, str(first.examples), _score(found, simple), _score(found, "embeddings")]
+    cells += [_score(found, classical), _score(found, "fine-tuned"), _score(found, "prompted")]
+    if classical is not None and "fine-tuned" in found:
+        ours, theirs = found["fine-tuned"], found[classical]
+        (tuned,) = (each for each in rank([ours, theirs], against=theirs[0].system).ranks if each.difference)
+        cells[-2] += f", p {tuned.difference.p:.3f}" if tuned.difference is not None else ""
+    return f"| {' | '.join(cells)} |"
+
+
+def _score(found: dict[str, Any], name: str | None) -> str:
+    if name is None or name not in found:
+        return ""
+    score = found[name][0].scores[found[name][0].primary]
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _cell(folder: Path, make: Any) -> None:
     """An evaluation, made where it is not there."""
     if not (folder / "results.json").is_file():
         make().save(folder)
-    found.append(folder)
 
 
 def _tuned(case: Case, base: str, folder: Path, test: Examples, *, small: bool) -> Any:
@@ -160,9 +181,3 @@ def _tuned(case: Case, base: str, folder: Path, test: Examples, *, small: bool) 
     made = tg.evaluate(test, model=solver, name="fine-tuned")
     (folder / "training.json").write_text(json.dumps({"seconds": time.perf_counter() - began}) + "\n", "utf-8")
     return made
-
-
-def _line(data: str, name: str, results: Results, chance: str) -> str:
-    score = results.scores[results.primary]
-    cells = [data, name, results.primary, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"]
-    return f"| {' | '.join([*cells, str(results.examples), chance, f'{results.seconds or 0:.0f}'])} |"

@@ -315,7 +315,9 @@ def test_in_tmux(root: Path, tmp_path: Path, size: tuple[int, int], terminals: l
     terminal.wait_for("by longest unused")
     terminal.keys("/", "a", "l", "p", "h", "a")
     terminal.wait_for("1 of 6 repos")
-    terminal.keys("Enter", "Enter")
+    terminal.keys("Enter")
+    terminal.wait_for("space Select")  # the list has the keys again
+    terminal.keys("Enter")
     terminal.wait_for(f"[ ] {OLD[:12]}")
     terminal.keys("Down", "Down", "Space")
     terminal.wait_for("1 revision selected counting for")

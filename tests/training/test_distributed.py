@@ -124,9 +124,12 @@ def test_layouts_that_do_not_fit_are_refused(cut: dict[str, Any], two: dict[str,
 def test_what_cannot_be_written_is_told_and_leaves_nothing(two: dict[str, Any]) -> None:
     found = two["unwritable"]
     first, second = found["full"]
-    assert first == "the checkpoint was given up: rank 1 could not write its part"
+    assert first == "…/one: the checkpoint was given up: rank 1 could not write its part"
     assert "File too large" in second
-    assert found["unfinished"] == ["no tokenizer", "the checkpoint was given up: rank 0 could not write its part"]
+    assert found["unfinished"] == [
+        "no tokenizer",
+        "…/one: the checkpoint was given up: rank 0 could not write its part",
+    ]
     assert found["no folder"] == "/dev/null/one: cannot be made: Not a directory"
     assert found["left"] == []
     assert found["after"] == ["nothing", "nothing"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import peft
@@ -19,10 +20,12 @@ from safetensors.numpy import load_file
 from tests.tuning.samples import DATA, sentiment, write
 
 import tsumugu as tg
+from tsumugu.core.config import type_hints
 from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from tsumugu.training.events import LOG, read_events
 from tsumugu.tuning.finetune import resume
 from tsumugu.tuning.objectives import find_objective
+from tsumugu.tuning.recipe import EPOCHS, RATES, ModelSection, Tuning
 
 QUICK = {"train": {"epochs": 12, "lr": 5e-3}, "evaluation": {"every": 0.25}}
 
@@ -261,3 +264,21 @@ def test_from_the_command_line(tmp_path, tiny):
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert "no data is named" in bad.stderr
     assert math.isfinite(float(lines[1].split()[1]))
+
+
+def test_a_value_of_a_section_leaves_the_others_as_they_usually_are(tmp_path, tiny):
+    values = recipe(tmp_path, tiny(), schedule={"warmup": 0.05}, evaluation={"patience": 2})
+    found = Tuning.from_values(values)
+    assert (found.schedule.name, found.schedule.warmup) == ("linear", 0.05)
+    assert found.evaluation.rows == Tuning.from_values(recipe(tmp_path, tiny())).evaluation.rows
+    assert Tuning.from_yaml(_written(tmp_path / "recipe.yaml", found.to_yaml())) == found
+
+
+def test_every_method_has_its_rate_and_its_epochs():
+    methods = set(get_args(type_hints(ModelSection)["method"]))
+    assert methods == set(RATES) == set(EPOCHS)
+
+
+def _written(path, text):
+    path.write_text(text, "utf-8")
+    return path

@@ -19,7 +19,7 @@ Source: Devlin et al. 2019, BERT, appendix A.3; Hu et al. 2021, LoRA, table 9; Y
 table 3 (Adam, hidden weights).
 """
 
-EPOCHS = {"full": 3.0, "head": 3.0, "lora": 3.0, "setfit": 20.0}
+EPOCHS = {"full": 3.0, "head": 3.0, "lora": 3.0, "prompt": 3.0, "prefix": 3.0, "setfit": 20.0}
 """How often everything is read where nothing is said."""
 
 
@@ -182,6 +182,17 @@ class TuningEvaluation(EvaluationSection):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningSchedule(ScheduleConfig):
+    """As in pre-training, with the usual values of fine-tuning where nothing is said: linear, after a tenth of warm-up.
+
+    Source: Devlin et al. 2019, BERT, appendix A.2.
+    """
+
+    name: Literal["cosine", "linear", "constant", "wsd", "inverse-sqrt"] = "linear"
+    warmup: int | float = limits(0.1, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuning(Settings):
     """A whole run of fine-tuning.
 
@@ -198,7 +209,7 @@ class Tuning(Settings):
     self_training: SelfTraining = field(default_factory=SelfTraining)
     repeat: RepeatSection = field(default_factory=RepeatSection)
     evaluation: TuningEvaluation = field(default_factory=TuningEvaluation)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
+    schedule: TuningSchedule = field(default_factory=TuningSchedule)
 
     def check(self) -> None:
         super().check()

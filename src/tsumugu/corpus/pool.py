@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 
-from tsumugu.core.errors import InputError, TsumuguError
+from tsumugu.core.children import Child
+from tsumugu.core.errors import InputError
 from tsumugu.corpus.cleaning import Cleaning
 from tsumugu.corpus.worker import Arrays, Worker, packed, receive, send, unpacked
-
-_ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Pool:
@@ -89,58 +85,24 @@ class Pool:
             self._idle.put(process)
 
 
-class _Process:
+class _Process(Child):
     """One worker in a process of its own."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
-        path = os.pathsep.join(each for each in sys.path if each)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from tsumugu.corpus.worker import main; main()"],
-            stdin=subprocess.PIPE,  # it closes when we are gone, however that happens
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is ours to hear
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = cast(Any, self._process.stdin), cast(Any, self._process.stdout)
-        send(self._to, {"settings": np.array(json.dumps(settings))})
+        super().__init__("tsumugu.corpus.worker")
+        send(self.to, {"settings": np.array(json.dumps(settings))})
 
     def ask(self, texts: Sequence[bytes]) -> None:
         """Send a block."""
-        try:
-            send(self._to, packed(texts))
-        except (OSError, ValueError):  # it is gone; the answer will say so
-            return
+        with contextlib.suppress(OSError, ValueError):  # it is gone; the answer will say so
+            send(self.to, packed(texts))
 
     def answer(self) -> Arrays:
         """What it answers. Raises the error that it sent, or says how it ended."""
-        found = receive(self._from)
+        found = receive(self.source)
         if found is None:
-            raise self._gone()
+            raise self.gone()
         if "error" in found:
             what, where, mend = json.loads(str(found["error"]))
             raise InputError(what, where=where, mend=mend)
         return found
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Let go of what connects us with it, once it has ended."""
-        for stream in (self._to, self._from, self._said):
-            try:
-                stream.close()
-            except OSError:  # what was not yet sent has nobody to go to
-                continue
-
-    def _gone(self) -> TsumuguError:
-        code = self._process.wait()
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        why = said.splitlines()[-1] if said and code > 0 else f"it ended with code {code}"
-        return TsumuguError(f"a worker broke down: {why}", mend="if memory ran out, use fewer --workers")

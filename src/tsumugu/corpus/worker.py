@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ class Worker:
         return found
 
 
-def send(stream: BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def send(stream: IO[bytes], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays behind their length."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -101,7 +101,7 @@ def send(stream: BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Arrays | None:
+def receive(stream: IO[bytes]) -> Arrays | None:
     """Read what `send` wrote; None when the stream has ended."""
     head = stream.read(8)
     if len(head) < 8:

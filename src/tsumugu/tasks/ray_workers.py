@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tsumugu.core.children import ONE_THREAD
 from tsumugu.core.errors import MissingExtraError, TsumuguError
-from tsumugu.tasks.workers import ONE_THREAD, Server
+from tsumugu.tasks.workers import Server
 
 STORE_BYTES = 256 << 20
 """Of a cluster on this machine alone; what is sent is small."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +17,12 @@ from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, Protocol, Self, TypeVar
 
+from tsumugu.core.children import Child
 from tsumugu.core.errors import InputError, TsumuguError
 from tsumugu.tasks.answers import answers, packed, plain, unpacked
 from tsumugu.tasks.base import Task
 
 W = TypeVar("W")
-
-ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Workers:
@@ -135,55 +132,25 @@ def _checked(line: str) -> str:
     return line
 
 
-class _Process:
+class _Process(Child):
     """One worker, a process."""
 
     def __init__(self, first: str) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
-        path = os.pathsep.join(each for each in sys.path if each)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from tsumugu.tasks.workers import main; main()"],
-            stdin=subprocess.PIPE,  # it closes when we are gone, however that happens
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is ours to hear
-        )
+        super().__init__("tsumugu.tasks.workers")
         self.ask(first)
 
     def ask(self, line: str) -> None:
         """Send a line."""
-        assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it is gone; the answer will say so
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
+            self.to.write(line.encode() + b"\n")
+            self.to.flush()
 
     def answer(self) -> str:
         """The line that it answers. Raises what says how it ended."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self.source.readline()
         if not line.endswith(b"\n"):
-            raise self._gone()
+            raise self.gone()
         return line.decode()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Let go of what connects us with it, once it has ended."""
-        for stream in (self._process.stdin, self._process.stdout, self._said):
-            with contextlib.suppress(OSError):  # what was not yet sent has nobody to go to
-                assert stream is not None
-                stream.close()
-
-    def _gone(self) -> TsumuguError:
-        code = self._process.wait()
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        why = said.splitlines()[-1] if said and code > 0 else f"it ended with code {code}"
-        return TsumuguError(f"a worker broke down: {why}", mend="if memory ran out, use fewer --workers")
 
 
 class Server:

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tsumugu.anatomy.card import About, write_card
-from tsumugu.core.errors import InputError, TsumuguError
+from tsumugu.core.errors import ConfigError, InputError, TsumuguError
 from tsumugu.training.console import Console
 from tsumugu.training.distributed import World
 from tsumugu.training.events import LOG, JsonLines, Sink
@@ -21,6 +21,8 @@ from tsumugu.training.plots import Plots
 from tsumugu.training.recipe import Settings, write_recipe
 from tsumugu.training.runs import RECIPE, hold_run, is_run
 from tsumugu.training.tensorboard import FOLDER, TensorBoard
+
+S = TypeVar("S", bound=Settings)
 
 RUNS = Path("runs")
 """Where runs go when nothing is said."""
@@ -53,6 +55,27 @@ def begin(settings: Settings, folder: Path, work: Callable[[World], Result], *, 
             if fresh and folder.is_dir() and not any(folder.rglob(LOG)) and not any(folder.glob(".*.preparing")):
                 shutil.rmtree(folder)
             raise
+
+
+def recipe_of(folder: Path, kind: type[S], overrides: Mapping[str, str] | None) -> S:
+    """The recipe of a run that is to go on.
+
+    Args:
+        folder: the run's.
+        kind: of its recipe.
+        overrides: values by dotted key that replace its own; those of the sections `FIXED` cannot be.
+
+    Raises:
+        InputError: there is no run.
+        ConfigError: an override is not legal.
+    """
+    if not (folder / RECIPE).is_file():
+        raise InputError("there is no run to resume here", where=str(folder), mend="see tsumugu runs")
+    recipe = kind.from_yaml(folder / RECIPE, overrides)
+    for key in overrides or {}:
+        if key.partition(".")[0] in kind.FIXED:
+            raise ConfigError("this cannot change in a run that has begun", where=key, mend="begin another run")
+    return recipe
 
 
 @contextmanager

@@ -28,12 +28,11 @@ from tsumugu.training.flops import flops_per_token
 from tsumugu.training.hardware import measure_machine
 from tsumugu.training.informed import start_informed, write_statistics
 from tsumugu.training.initialization import initialize
-from tsumugu.training.launch import RUNS, begin, describe, go, opened
+from tsumugu.training.launch import RUNS, begin, describe, go, opened, recipe_of
 from tsumugu.training.loop import Result, Trainer
 from tsumugu.training.outline import from_section
 from tsumugu.training.recipe import Recipe
 from tsumugu.training.run_data import keep_environment, open_corpora, prepare_text
-from tsumugu.training.runs import RECIPE
 from tsumugu.training.sample import write_sample
 
 CONTEXT = 256
@@ -84,12 +83,7 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
         ConfigError: an override is not legal.
     """
     folder = Path(folder)
-    if not (folder / RECIPE).is_file():
-        raise InputError("there is no run to resume here", where=str(folder), mend="see tsumugu runs")
-    recipe = Recipe.from_yaml(folder / RECIPE, overrides)
-    for key in overrides or {}:
-        if key.partition(".")[0] in Recipe.FIXED:
-            raise ConfigError("this cannot change in a run that has begun", where=key, mend="begin another run")
+    recipe = recipe_of(folder, Recipe, overrides)
     with World.open(tensor=recipe.parallel.tensor) as world:
         return _work(recipe, folder, world, quiet=quiet)
 

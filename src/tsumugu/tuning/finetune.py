@@ -20,7 +20,7 @@ from tsumugu.anatomy.card import About
 from tsumugu.anatomy.card import Result as CardResult
 from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.checkpoints.load import load_tokenizer
-from tsumugu.core.errors import ConfigError, InputError
+from tsumugu.core.errors import ConfigError
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.engines.torch import load_model, save_model
 from tsumugu.evaluation.evaluate import Evaluation, evaluate
@@ -33,11 +33,10 @@ from tsumugu.training.checkpointing import BEST, LAST, find_checkpoint
 from tsumugu.training.distributed import World
 from tsumugu.training.events import Stream
 from tsumugu.training.feed import Feed
-from tsumugu.training.launch import RUNS, begin, describe, go, opened
+from tsumugu.training.launch import RUNS, begin, describe, go, opened, recipe_of
 from tsumugu.training.loop import Result, Trainer
 from tsumugu.training.optimizers import HEADS
 from tsumugu.training.run_data import keep_environment
-from tsumugu.training.runs import RECIPE
 from tsumugu.tuning.base import Row, TaskObjective
 from tsumugu.tuning.feed import Beside, ExampleFeed, held_back
 from tsumugu.tuning.objectives import find_objective
@@ -100,12 +99,7 @@ def resume(folder: str | Path, overrides: Mapping[str, str] | None = None, *, qu
         ConfigError: an override is not legal.
     """
     folder = Path(folder)
-    if not (folder / RECIPE).is_file():
-        raise InputError("there is no run to resume here", where=str(folder), mend="see tsumugu runs")
-    recipe = Tuning.from_yaml(folder / RECIPE, overrides)
-    for key in overrides or {}:
-        if key.partition(".")[0] in Tuning.FIXED:
-            raise ConfigError("this cannot change in a run that has begun", where=key, mend="begin another run")
+    recipe = recipe_of(folder, Tuning, overrides)
     with World.open(tensor=recipe.parallel.tensor) as world:
         return _run(recipe, folder, world, quiet=quiet)
 

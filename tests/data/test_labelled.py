@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.checks import join_tokens
-from tsumugu.data.labelled.examples import Answer, LabelSet, Span, find_kind
+from tsumugu.data.labelled.examples import Answer, Span, find_kind
+from tsumugu.data.labelled.labels import LabelSet
 from tsumugu.data.labelled.load import find_splits, load_examples, load_splits
 from tsumugu.data.labelled.report import Lengths, describe, normalized
 

@@ -37,3 +37,12 @@ def group() -> Iterator[Ranks]:
     ranks = Ranks()
     yield ranks
     ranks.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is this small is quicker so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

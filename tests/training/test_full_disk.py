@@ -8,7 +8,6 @@ import resource
 import subprocess
 
 import pytest
-import torch
 import yaml
 from tests.training.recipes import recipe, steps, weights
 
@@ -17,13 +16,7 @@ from tsumugu.training.checkpointing import find_checkpoint, steps_in
 from tsumugu.training.pretrain import train
 from tsumugu.training.runs import read_run
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -25,14 +25,7 @@ from tsumugu.training.loop import Trainer
 from tsumugu.training.pretrain import resume, train
 from tsumugu.training.runs import read_run
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """What is this small is quicker so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def same(one, other):

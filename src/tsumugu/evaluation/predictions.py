@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tsumugu.core.errors import InputError
-from tsumugu.data.labelled.examples import ChoiceExample, Example, Examples, SpanExample, as_label
+from tsumugu.data.labelled.examples import ChoiceExample, Example, Examples, SpanExample
+from tsumugu.data.labelled.labels import as_label
 from tsumugu.data.labelled.tags import tags_to_spans
 from tsumugu.data.readers import read_rows
 from tsumugu.data.rows import Row, listed

@@ -24,8 +24,8 @@ from tsumugu.data.labelled.examples import (
     SpanExample,
     TargetExample,
     TextExample,
-    as_label,
 )
+from tsumugu.data.labelled.labels import as_label
 from tsumugu.data.labelled.tags import tags_to_spans
 from tsumugu.data.rows import Row
 

@@ -15,7 +15,8 @@ from tsumugu.data.formats import COMPRESSIONS, FORMATS, file_format
 from tsumugu.data.hub_datasets import DATASET, open_dataset, splits_of
 from tsumugu.data.labelled.checks import Reader
 from tsumugu.data.labelled.columns import find_columns, guess_kind
-from tsumugu.data.labelled.examples import Example, Examples, LabelSet, Problem, find_kind, labels_of
+from tsumugu.data.labelled.examples import Example, Examples, Problem, find_kind, labels_of
+from tsumugu.data.labelled.labels import LabelSet
 from tsumugu.data.labelled.layouts import Layout, find_layout, spacy_pairs
 from tsumugu.data.labelled.plain import conll_rows, glue_rows, is_glue
 from tsumugu.data.readers import OnError, read_rows

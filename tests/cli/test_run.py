@@ -44,8 +44,9 @@ def test_text_is_written_as_the_pipeline_writes_it(typed, decoder_folder: Path) 
     assert rows == [{"text": text, "generated_text": new} for text, new in zip(TEXTS, wanted, strict=True)]
 
 
-def test_a_seed_repeats_a_drawn_text(typed, decoder_folder: Path) -> None:  # type: ignore[no-untyped-def]
-    drawn = ("run", "text-generation", "A", "-m", decoder_folder, "-n", 12, "--temperature", 1.5, "--seed", 3)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_seed_repeats_a_drawn_text(typed, decoder_folder: Path, seed: int) -> None:  # type: ignore[no-untyped-def]
+    drawn = ("run", "text-generation", "A", "-m", decoder_folder, "-n", 12, "--temperature", 1.5, "--seed", seed)
     first = typed(*drawn)
     assert first == typed(*drawn)
     assert first != typed(*drawn[:-1], 4)

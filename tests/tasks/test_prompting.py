@@ -382,6 +382,8 @@ def test_prompts_as_a_user_types_them(
         (("sentiment-analysis", "x", "--examples", "nowhere.csv"), "there is no such file"),
         (("sentiment-analysis", "x", "--examples", shots), "'good' is none of the labels"),
         (("sentiment-analysis", "x", "--votes", 3), "has no option 'votes'"),
+        (("sentiment-analysis", "x", "--votes", 0), "has no option 'votes'"),
+        (("summarization", "x", "--votes", 0), "0 answers are none"),
         (("text-generation", "x", "--examples", shots), "has no option 'examples'"),
         (("sentiment-analysis", "x", "--language", "fr"), "--language"),
     ]:

@@ -77,8 +77,7 @@ class TaskFlags:
 
     def chosen(self) -> dict[str, Any]:
         """Only what was asked for."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in given.items() if value not in (None, False)}
+        return _given(self)
 
 
 @Parameter(name="*", group=Group("Prompts", sort_key=7))
@@ -108,8 +107,7 @@ class PromptFlags:
 
     def chosen(self) -> dict[str, Any]:
         """Only what was asked for."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        options = {name: value for name, value in given.items() if value not in (None, False)}
+        options = _given(self)
         for name in {"examples", "template"} & options.keys():
             if not options[name].exists():
                 raise InputError("there is no such file", where=f"--{name} {options[name]}")
@@ -154,8 +152,7 @@ class GenerationFlags:
 
     def chosen(self) -> dict[str, Any]:
         """Only what was asked for."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        options = {name: value for name, value in given.items() if value not in (None, False)}
+        options = _given(self)
         if options.pop("greedy", False):
             options["do_sample"] = False
         if "stop" in options:
@@ -170,3 +167,9 @@ class GenerationFlags:
 def quantization(word: str) -> str | None:
     """What `--quantize` means to `load_model`."""
     return None if word == "none" else word
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    """The flags that were given, by name; 0 is a value."""
+    values = {each.name: getattr(flags, each.name) for each in fields(flags)}
+    return {name: value for name, value in values.items() if value is not None and value is not False}

@@ -291,6 +291,18 @@ def _line(answer: str, lead: str) -> str:
     return found
 
 
+def votes_of(options: Mapping[str, Any]) -> int:
+    """How many answers are drawn.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    count = int(options.get("votes", 1))
+    if count < 1:
+        raise InputError(f"{count} answers are none", where="votes", mend="at least 1")
+    return count
+
+
 def vote(texts: Sequence[str]) -> tuple[str, float]:
     """The text that most agree on, white space and case aside, and their share; of equals the first.
 

@@ -14,7 +14,7 @@ import numpy as np
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import Row, text_of
 from tsumugu.generation.constrained import quoted
-from tsumugu.tasks.prompting.base import Example, Prompted, vote
+from tsumugu.tasks.prompting.base import Example, Prompted, vote, votes_of
 from tsumugu.tasks.prompting.template import Prompt
 from tsumugu.tasks.shown import ShowsEntities
 from tsumugu.text.japanese import japanese_share
@@ -165,7 +165,7 @@ class PromptedQuestionAnswering(Prompted):
         impossible = nothing if options.get("handle_impossible_answer") else None
         rules = [_span_rules(row["context"], impossible) for row in rows] if within else None
         generation: dict[str, Any] = {"max_new_tokens": int(options.get("max_new_tokens", 32))}
-        votes = int(options.get("votes", 1))
+        votes = votes_of(options)
         if votes > 1:
             generation |= {
                 "num_return_sequences": votes,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from tsumugu.core.errors import InputError
-from tsumugu.tasks.prompting.base import Prompted, vote
+from tsumugu.tasks.prompting.base import Prompted, vote, votes_of
 
 GENERATION = frozenset(
     {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
@@ -46,7 +46,7 @@ class PromptedWriting(Prompted):
         read = [self._row(row, f"row {index}") for index, row in enumerate(rows)]
         asked = {key: value for key, value in options.items() if key in GENERATION}
         asked = {"max_new_tokens": self.length} | asked
-        votes = int(options.get("votes", 1))
+        votes = votes_of(options)
         if votes > 1:
             asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
         found = self._write(self._prompts(read, options), options, **asked)

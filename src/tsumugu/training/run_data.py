@@ -100,6 +100,7 @@ class _Display:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet, self._due = quiet, time.monotonic() + EVERY
         self._bars: Bars | None = None
+        self._phase = ""
         if not quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -136,7 +137,9 @@ class _Display:
 
     def _tell(self, what: str, done: int = 0, total: int | None = None) -> None:
         if self._bars is not None:
-            self._bars.update(self._task, description=what, completed=done, total=total)
+            begins, self._phase = what.partition(":")[0] != self._phase, what.partition(":")[0]
+            # However short a phase is, it is seen.
+            self._bars.update(self._task, description=what, completed=done, total=total, refresh=begins)
         elif not self._quiet and time.monotonic() >= self._due:
             self._due = time.monotonic() + EVERY
             share = f", {done / total:.0%}" if total else ""

@@ -145,7 +145,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "said"), BROKEN)
+@pytest.mark.parametrize(("name", "data", "said"), BROKEN, ids=range(len(BROKEN)))
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, name, data, said):
     path = tmp_path / name
     path.write_bytes(data)

@@ -60,7 +60,7 @@ def read_in_a_child(path: Path) -> tuple[str, int]:
     [
         ("a.txt", b"", "a.txt: the file is empty"),
         ("a.parquet", b"", "a.parquet: the file is empty"),
-        ("a.txt.gz", gzip.compress(b""), "there is nothing in it"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), "there is nothing in it"),
         ("a.json", b"\xef\xbb\xbf", "nothing in it"),
         ("a.json", b" \n ", "nothing in it"),
         ("a.csv", b"\n\n", "no header"),
@@ -72,7 +72,7 @@ def read_in_a_child(path: Path) -> tuple[str, int]:
         ("a.txt", b"\xef\xbb\xbfab\xc3", r"line 1: byte 0xc3 at offset 5 is not UTF-8"),
         ("a.txt", "日本語".encode("shift_jis"), r"line 1: byte 0x93 at offset 0 is not UTF-8"),
         ("a.json", b'[{"a":\n"\xff"}]', r"line 2: byte 0xff at offset 8 is not UTF-8"),
-        ("a.csv.gz", gzip.compress(b"text\n\xe9t\xe9\n"), r"line 2: byte 0xe9 at offset 5 of the unpacked text"),
+        ("a.csv.gz", gzip.compress(b"text\n\xe9t\xe9\n", mtime=0), r"line 2: byte 0xe9 at offset 5 of the unpacked text"),
         ("a.txt", "text".encode("utf-16"), "is UTF-16, not UTF-8"),
         ("a.csv", "text".encode("utf-16-be").join([b"\xfe\xff", b""]), "is UTF-16, not UTF-8"),
         ("a.jsonl", b'{"a": 1}\n{"a": }\n', "a.jsonl, line 2: broken JSON: .* column 7"),
@@ -97,7 +97,7 @@ def read_in_a_child(path: Path) -> tuple[str, int]:
         ("a.csv", b"a,b,a\n1,2,3\n", "two columns have the name 'a'"),
         ("a.csv", b"id;text\n1;x\n", "looks divided by ';'"),
         ("a.tsv", b"id,text\n1,x\n", "looks divided by ','"),
-        ("a.txt.gz", gzip.compress(b"text" * 1000)[:-9], "ends too early; copy or download"),
+        ("a.txt.gz", gzip.compress(b"text" * 1000, mtime=0)[:-9], "ends too early; copy or download"),
         ("a.txt.gz", b"plain text\n", "compressed data is broken"),
         ("a.txt.bz2", bz2.compress(b"text" * 1000)[:-9], "ends too early"),
         ("a.txt.bz2", b"plain text\n", "compressed data is broken"),
@@ -153,7 +153,7 @@ def test_options_that_do_not_exist(tmp_path: Path):
         ("a.jsonl", b'{"text": "a\\udc00b"}'),
         ("a.json", b'[{"text": "a\xffb"}]'),
         ("a.csv", b"text\na\xffb\n"),
-        ("a.csv.gz", gzip.compress(b"text\na\xffb\n")),
+        ("a.csv.gz", gzip.compress(b"text\na\xffb\n", mtime=0)),
     ],
 )
 def test_bytes_that_are_no_text_are_replaced_on_demand(tmp_path: Path, name: str, data: bytes):

@@ -9,19 +9,25 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.harness import Report
 from benchmarks.workers import Worker
+
+if TYPE_CHECKING:
+    from tsumugu.models.base import Model
 
 BITS = {"float32": ("none", "F32"), "8 bits": ("int8", "Q8_0"), "4 bits": ("int4", "Q4_0")}
 BANDWIDTH = "memory bandwidth in float32; below that arithmetic and threads that meet at each operation"
 
 
 def run(report: Report) -> None:
-    llama = "llama" if importlib.util.find_spec("llama_cpp") else "xllama"
+    import tsumugu as tg
+
+    llama = peer_name()
     tokens, long = (8, 64) if report.smoke else (64, 512)
     with tempfile.TemporaryDirectory() as folder:
-        files = written(Path(folder))
+        files = written(Path(folder), tg.load_model("smollm2"))
         reference = Worker("transformers", files["hub"])
         for bits, (quantize, kind) in BITS.items():
             ours, peer = Worker("ours", "smollm2", quantize), Worker(llama, files[kind])
@@ -44,6 +50,11 @@ def run(report: Report) -> None:
         reference.close()
 
 
+def peer_name() -> str:
+    """The worker that runs llama.cpp."""
+    return "llama" if importlib.util.find_spec("llama_cpp") else "xllama"
+
+
 def works(tokens: int, long: int) -> list[tuple[str, dict[str, int]]]:
     return [
         (f"{tokens} tokens", {"tokens": tokens}),
@@ -52,14 +63,17 @@ def works(tokens: int, long: int) -> list[tuple[str, dict[str, int]]]:
     ]
 
 
-def written(folder: Path) -> dict[str, Path]:
-    """The model in the forms that the peers read. Q4_0 as llama.cpp's own tool makes it: the embedding in Q8_0."""
+def written(folder: Path, model: Model) -> dict[str, Path]:
+    """A model with SmolLM2's tokenizer in the forms that the peers read.
+
+    Q4_0 is as llama.cpp's own tool makes it: the embedding in Q8_0.
+    """
     import gguf
     import numpy as np
 
     import tsumugu as tg
 
-    model, tokenizer = tg.load_model("smollm2"), tg.load_tokenizer("smollm2")
+    tokenizer = tg.load_tokenizer("smollm2")
     files = {kind: folder / f"{kind}.gguf" for kind in ("F32", "Q8_0", "Q4_0")} | {"hub": folder / "hub"}
     tg.save_model(model, files["F32"], tokenizer=tokenizer, storage="F32")
     tg.save_model(model, files["Q8_0"], tokenizer=tokenizer, storage="Q8_0")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: medians of seconds, and how many times quicker we are."""
+    """One comparison: medians of seconds (or of another unit), and how many times less ours is."""
 
     work: str
     ours: float
@@ -25,6 +25,7 @@ class Row:
     ratio: float
     rounds: int
     limit: str
+    unit: str
 
 
 class Report:
@@ -48,20 +49,24 @@ class Report:
         peer_name: str,
         limit: str,
         rounds: int = 5,
+        unit: str = "s",
     ) -> None:
-        """Measure both in turn. Each callable does the work once and gives the seconds that count."""
+        """Measure both in turn. Each callable does the work once and gives what counts, in `unit`."""
         rounds = 1 if self.smoke else rounds
         pairs = [(ours(), peer()) for _ in range(rounds)]
         mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
-        row = Row(work, mine, theirs, peer_name, theirs / mine, rounds, limit)
+        row = Row(work, mine, theirs, peer_name, theirs / mine, rounds, limit, unit)
         self.rows.append(row)
-        print(f"{work:44} ours {mine:8.3f} s  {peer_name} {theirs:8.3f} s  {row.ratio:6.2f}x  ({limit})", flush=True)
+        print(
+            f"{work:44} ours {mine:8.3f} {unit}  {peer_name} {theirs:8.3f} {unit}  {row.ratio:6.2f}x  ({limit})",
+            flush=True,
+        )
 
     def skip(self, work: str, why: str) -> None:
         print(f"{work:44} skipped: {why}", flush=True)
 
     def close(self, path: Path | None) -> None:
-        print(f"{len(self.rows)} comparisons, medians of seconds; above 1x we are quicker", flush=True)
+        print(f"{len(self.rows)} comparisons, medians; above 1x we are quicker, or take less", flush=True)
         if path is not None:
             path.write_text(json.dumps([asdict(row) for row in self.rows], indent=2) + "\n", "utf-8")
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness import Report, child
+from benchmarks.workers import PROMPT, THREADS, prompt
 
 PEAK = "\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024)"
 """Linux's own high-water mark; what getrusage says is inherited from the parent."""
@@ -14,6 +15,18 @@ THEIRS = (
     "import torch, transformers; transformers.logging.set_verbosity_error()\n"
     "m = transformers.AutoModelForCausalLM.from_pretrained({!r}, dtype=torch.float32{})\n"
     "m.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=1, do_sample=False)" + PEAK
+)
+
+
+QUICK = (
+    "import tsumugu as tg; m = tg.load_model({!r}, engine='auto', quantize='int8', threads={threads}); "
+    "tg.generate(m, [{ids}], max_new_tokens=1)" + PEAK
+)
+LLAMA = (
+    "import xllamacpp; p = xllamacpp.CommonParams(); p.model.path = {!r}; "
+    "p.n_ctx, p.n_parallel, p.warmup = 640, 1, False; "
+    "p.cpuparams.n_threads = p.cpuparams_batch.n_threads = {threads}\n"
+    "xllamacpp.Server(p).handle_completions({{'prompt': {ids}, 'n_predict': 1, 'temperature': 0}})" + PEAK
 )
 
 
@@ -45,6 +58,17 @@ def run(report: Report) -> None:
             peer_name="transformers",
             limit="importing torch, then dequantising in NumPy",
             rounds=3,
+        )
+        small = Path(folder) / "small.gguf"
+        tg.save_model(tg.load_model(gguf), small, tokenizer=tg.load_tokenizer(gguf), storage="Q8_0")
+        settings = {"threads": THREADS, "ids": prompt(PROMPT)}
+        child("-c", QUICK.format(folder, **settings), timeout=300)  # compiled once
+        report.compare(
+            "cold start to first token, 8 bits",
+            lambda: timed("ours, 8 bits", QUICK.format(folder, **settings)),
+            lambda: timed("llama.cpp, Q8_0", LLAMA.format(str(small), **settings)),
+            peer_name="llama.cpp",
+            limit="importing NumPy and the tokenizer; reading 140 MB",
         )
         for label, values in peaks.items():
             print(f"  peak memory, {label}: {max(values) / 1e6:.0f} MB (weights {_size(folder) / 1e6:.0f} MB)")

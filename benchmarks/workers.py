@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 PROMPT = 64
@@ -28,11 +29,20 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 
 class Worker:
-    """A child process that runs one engine; `ask` gives what it answers."""
+    """A child process that runs one engine; `ask` gives what it answers.
 
-    def __init__(self, name: str, *arguments: object) -> None:
+    Args:
+        name: a key of `ENGINES`; `arguments` are what that takes.
+        threads: that it computes on.
+        home: where it keeps what it compiles; the user's cache when left out.
+    """
+
+    def __init__(self, name: str, *arguments: object, threads: int = THREADS, home: Path | None = None) -> None:
         # llama.cpp's threads meet hundreds of times for a token: asleep in between they would be several times slower.
         env = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        env["TSUMUGU_BENCH_THREADS"] = str(threads)
+        if home is not None:
+            env["TSUMUGU_HOME"] = str(home)
         command = [sys.executable, "-m", "benchmarks.workers", name, *map(str, arguments)]
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
@@ -129,14 +139,15 @@ class Transformers:
 class Llama:
     """llama.cpp by llama-cpp-python: its C interface, without a sampler."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rows: str = "8", room: str = "640") -> None:
         import llama_cpp
 
         self.lib = llama_cpp
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = 8 * 640, 512, 512, 8
+        options.n_ctx, options.n_seq_max = int(rows) * int(room), int(rows)
+        options.n_batch = options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = THREADS
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
@@ -160,10 +171,13 @@ class Llama:
 
     def _start(self, rows: int, length: int) -> list[int]:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-        return [
-            self._run([(token, place, row, place == length - 1) for place, token in enumerate(prompt(length, row))])[0]
-            for row in range(rows)
-        ]
+        return [self._read(prompt(length, row), row) for row in range(rows)]
+
+    def _read(self, ids: list[int], row: int) -> int:
+        """Read a prompt, as much at once as the context takes; the likeliest next token."""
+        items = [(token, place, row, place == len(ids) - 1) for place, token in enumerate(ids)]
+        *_, last = [self._run(items[begin : begin + 512]) for begin in range(0, len(items), 512)]
+        return last[0]
 
     def decode(self, tokens: int, rows: int = 1, length: int = PROMPT) -> float:
         last = self._start(rows, length)
@@ -181,14 +195,12 @@ class Llama:
 class XLlama:
     """llama.cpp by xllamacpp: its server; several rows are several requests at once."""
 
-    ROWS = 8
-
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rows: str = "8", room: str = "640") -> None:
         import xllamacpp
 
         parameters = xllamacpp.CommonParams()
         parameters.model.path = path
-        parameters.n_ctx, parameters.n_parallel, parameters.warmup = self.ROWS * 640, self.ROWS, False
+        parameters.n_ctx, parameters.n_parallel, parameters.warmup = int(rows) * int(room), int(rows), False
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = THREADS
         self.server = xllamacpp.Server(parameters)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PLACE = Path("runs/tasks")
 BASES = {"en": "minilm", "ja": "runs/ja-encoder"}
-TRAIN, TEST, PROMPTED = 4000, 1000, 100
-"""Examples at most: learnt from, tested on, prompted with."""
+TEST, PROMPTED = 1000, 100
+"""Examples at most: tested on, prompted with."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Case:
         prompted: as `tsumugu run` has it, for a model that goes on with texts.
         baselines: the classical ones, the one to beat last.
         epochs: of tuning.
+        max_length: longer texts are cut.
+        limit: examples at most that are learnt from.
     """
 
     data: str
@@ -48,6 +50,7 @@ class Case:
     train: str | None = None
     epochs: float = 2.0
     max_length: int = 128
+    limit: int = 4000
 
 
 CLASSES = ("majority", "embeddings", "tfidf")
@@ -62,9 +65,9 @@ CASES = [
     Case("scitldr_en", "en", None, "summarization", ("lead",)),
     Case("sib200_ja", "ja", "text-classification", None, CLASSES, epochs=10),
     Case("chabsa", "ja", "text-classification", None, CLASSES, epochs=5),
-    Case("aozora_author_ja", "ja", "text-classification", None, CLASSES, epochs=5),
-    Case("jnli", "ja", "nli", None, CLASSES, train="jnli_neg", epochs=5),
-    Case("jsts", "ja", "text-similarity", None, NUMBERS, epochs=5),
+    Case("aozora_author_ja", "ja", "text-classification", None, CLASSES, epochs=5, max_length=256),
+    Case("jnli", "ja", "nli", None, CLASSES, train="jnli_neg", epochs=5, limit=10_000),
+    Case("jsts", "ja", "text-similarity", None, NUMBERS, epochs=5, limit=10_000),
     Case("ner_wikipedia_ja", "ja", "ner", None, ("token-majority",), epochs=5),
     Case("jsquad", "ja", "question-answering", None, ("overlap",), epochs=3, max_length=256),
     Case("jcommonsenseqa", "ja", "multiple-choice", None, ("majority", "tfidf", "overlap")),
@@ -164,7 +167,7 @@ def _tuned(case: Case, base: str, folder: Path, test: Examples, *, small: bool) 
             "data": {
                 "source": str(files["train"]),
                 "validation": str(files["validation"]),
-                "limit": 16 if small else TRAIN,
+                "limit": 16 if small else case.limit,
                 "max_length": case.max_length,
             },
             "train": {"epochs": 1.0 if small else case.epochs, "batch": 32},

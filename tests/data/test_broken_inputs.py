@@ -72,7 +72,11 @@ def read_in_a_child(path: Path) -> tuple[str, int]:
         ("a.txt", b"\xef\xbb\xbfab\xc3", r"line 1: byte 0xc3 at offset 5 is not UTF-8"),
         ("a.txt", "日本語".encode("shift_jis"), r"line 1: byte 0x93 at offset 0 is not UTF-8"),
         ("a.json", b'[{"a":\n"\xff"}]', r"line 2: byte 0xff at offset 8 is not UTF-8"),
-        ("a.csv.gz", gzip.compress(b"text\n\xe9t\xe9\n", mtime=0), r"line 2: byte 0xe9 at offset 5 of the unpacked text"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\n\xe9t\xe9\n", mtime=0),
+            r"line 2: byte 0xe9 at offset 5 of the unpacked text",
+        ),
         ("a.txt", "text".encode("utf-16"), "is UTF-16, not UTF-8"),
         ("a.csv", "text".encode("utf-16-be").join([b"\xfe\xff", b""]), "is UTF-16, not UTF-8"),
         ("a.jsonl", b'{"a": 1}\n{"a": }\n', "a.jsonl, line 2: broken JSON: .* column 7"),

@@ -45,8 +45,8 @@ def finetune(
     ----------
     task
         text-classification (sentiment-analysis), natural-language-inference, text-similarity, sentence-similarity
-        (a bi-encoder), token-classification (ner), question-answering, multiple-choice, summarization, translation,
-        instruction-tuning, preference (dpo).
+        (a bi-encoder), sentence-distillation, token-classification (ner), question-answering, multiple-choice,
+        summarization, translation, instruction-tuning, preference (dpo).
     """
     from tsumugu.training.recipe import read_yaml, with_overrides
     from tsumugu.tuning.objectives import find_objective

@@ -57,7 +57,7 @@ class SentenceSimilarity(TaskObjective):
     name: ClassVar[str] = "sentence-similarity"
     kind: ClassVar[str | None] = None
     head: ClassVar[str] = "base"
-    solver: ClassVar[str] = "sentence-similarity"
+    solver: ClassVar[str | None] = "sentence-similarity"
     term: ClassVar[str] = "pair"
     compares: ClassVar[bool] = True
 

@@ -10,6 +10,7 @@ from tsumugu.tuning.classification import PairClassification, TextClassification
 from tsumugu.tuning.embedding import SentenceSimilarity
 from tsumugu.tuning.instruction import InstructionTuning
 from tsumugu.tuning.preference import Preference
+from tsumugu.tuning.sentence_distillation import SentenceDistillation
 from tsumugu.tuning.spans import QuestionAnswering
 from tsumugu.tuning.tagging import TokenClassification
 from tsumugu.tuning.writing import TextToText
@@ -19,6 +20,7 @@ OBJECTIVES: tuple[type[TaskObjective], ...] = (
     PairClassification,
     TextSimilarity,
     SentenceSimilarity,
+    SentenceDistillation,
     TokenClassification,
     QuestionAnswering,
     MultipleChoice,

@@ -10,8 +10,10 @@ import torch
 from markupsafe import Markup
 
 from tsumugu import __version__
+from tsumugu.anatomy import influence
 from tsumugu.anatomy.charts import COLOURS, GRID, chart, lines
 from tsumugu.anatomy.explain import Explanation, in_words
+from tsumugu.anatomy.influence import Neighbours
 from tsumugu.anatomy.insides import rollout
 from tsumugu.anatomy.page import fill, real
 from tsumugu.anatomy.targets import Question
@@ -30,6 +32,7 @@ def render(
     other: str | None = None,
     attention: torch.Tensor | None = None,
     lens: Sequence[Sequence[dict[str, Any]]] = (),
+    near: Neighbours | None = None,
 ) -> str:
     """One HTML page that needs nothing else.
 
@@ -38,6 +41,7 @@ def render(
         other: the second text of a pair, where it is not among the tokens.
         attention: `[layers, heads, queries, keys]`.
         lens: what `insides.lens` gives.
+        near: the labelled examples that pull the answer.
     """
     words = in_words(explanation, question)
     most = max((abs(value) for _, value, fixed in words if not fixed), default=0.0) or 1.0
@@ -55,6 +59,8 @@ def render(
         checks=list(checks(explanation)),
         attention=[] if attention is None else list(_attention(attention, question)),
         lens=lens,
+        near=near,
+        near_facts=None if near is None else influence.facts(near),
         quoted=lambda text: one_line(text.replace(" ", "␣").replace("\n", "↵"), limit=40),
         written_by=f"tsumugu {__version__}",
     )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsumugu.blocks.dropout import dropout
+
 
 class Branch(nn.Module):
     """What one adapter adds to a linear layer: `[..., in]` -> `[..., out]`.
@@ -37,7 +39,9 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """What is added for `x` to what `weight` gives."""
-        x = functional.dropout(x.to(self.down.dtype), self.dropout, self.training)
+        x = x.to(self.down.dtype)
+        if self.training and self.dropout:
+            x = dropout(x, self.dropout)
         added = functional.linear(functional.linear(x, self.down), self.up) * self.scale
         if self.magnitude is None:
             return added

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsumugu.blocks.dropout import dropout, quick
 from tsumugu.blocks.kv_cache import CacheLayer, KeysValues
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
@@ -123,8 +124,11 @@ class Attention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
         """`[batch, heads, time, head_dim]` of queries -> `[batch, time, heads * head_dim]`."""
         batch, heads, time, dim = query.shape
-        scores = mask.scores(query.dtype)
         kv_heads = key.shape[1]
+        if self.training and self.dropout and mask.bias is None and quick(query):
+            attended = self._dropped(query, key, value, mask)
+            return attended.transpose(1, 2).reshape(batch, time, heads * dim)
+        scores = mask.scores(query.dtype)
         grouped = kv_heads < heads
         one_step = grouped and time == 1 and (scores is None or scores.dim() < 3 or scores.shape[-3] == 1)
         if one_step:
@@ -143,3 +147,19 @@ class Attention(nn.Module):
         if one_step:
             attended = attended.reshape(batch, heads, 1, dim)
         return attended.transpose(1, 2).reshape(batch, time, heads * dim)
+
+    def _dropped(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
+        """Attention with dropout, in the steps that torch takes too, without its search for queries that see nothing.
+
+        Those, which only padding can be, get the mean of all values.
+        """
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        scores = query * (self.head_dim**-0.5 if self.scale is None else self.scale) @ key.transpose(-2, -1)
+        allowed = mask.allowed
+        if mask.causal and query.shape[2] > 1:
+            allowed = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        return dropout(scores.softmax(-1), self.dropout) @ value

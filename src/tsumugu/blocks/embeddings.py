@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tsumugu.blocks.dropout import Dropout
+
 
 class Embedding(nn.Embedding):
     """A table of vectors: ids `[...]` -> `[..., dim]`.
@@ -42,7 +44,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.scale = scale
         self.token, self.position, self.segment, self.norm = token, position, segment, norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, input_ids: Tensor, *, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """`positions` and `segments`: `[batch|1, time]`; segments default to the first."""

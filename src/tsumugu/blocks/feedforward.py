@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsumugu.blocks.dropout import Dropout
 from tsumugu.core.errors import ConfigError, did_you_mean
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,7 +54,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = _activation(activation)
-        self.dropout, self.inner_dropout = nn.Dropout(dropout), nn.Dropout(inner_dropout)
+        self.dropout, self.inner_dropout = Dropout(dropout), Dropout(inner_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.inner_dropout(self.activation(self.up(x)))))
@@ -82,7 +83,7 @@ class GatedFeedForward(nn.Module):
         self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
         self.activation = _activation(activation)
-        self.dropout, self.inner_dropout = nn.Dropout(dropout), nn.Dropout(inner_dropout)
+        self.dropout, self.inner_dropout = Dropout(dropout), Dropout(inner_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.inner_dropout(self.activation(self.gate(x)) * self.up(x))))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsumugu.blocks.cross_entropy import linear_cross_entropy
+from tsumugu.blocks.dropout import Dropout
 from tsumugu.blocks.feedforward import activation
 from tsumugu.core.pooling import PoolingMode
 
@@ -104,7 +105,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, hidden_size: int, num_labels: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_labels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class FirstTokenHead(nn.Module):
 
     def __init__(self, hidden_size: int, num_labels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.classifier = nn.Linear(hidden_size, num_labels)
 

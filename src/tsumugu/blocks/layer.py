@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.dropout import Dropout
 from tsumugu.blocks.kv_cache import CacheLayer, KeysValues
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
@@ -47,7 +48,7 @@ class Layer(nn.Module):
         self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
         self.attention_output_norm, self.feed_forward_output_norm = attention_output_norm, feed_forward_output_norm
         self.norm_first = norm_first
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

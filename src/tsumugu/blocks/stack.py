@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from tsumugu.blocks.dropout import Dropout
 from tsumugu.blocks.kv_cache import Cache, CrossCache
 from tsumugu.blocks.layer import Layer
 from tsumugu.blocks.mask import EVERYTHING, Mask
@@ -19,7 +20,7 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsumugu.blocks.dropout import Dropout
 from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import activation as find_activation
 from tsumugu.blocks.heads import IGNORE, ClassificationHead, MaskedLanguageModelHead, SpanHead
@@ -99,7 +100,7 @@ class TextHead(nn.Module):
 
     def __init__(self, hidden_size: int, num_labels: int, *, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.activation = find_activation("gelu")
         self.classifier = nn.Linear(hidden_size, num_labels)

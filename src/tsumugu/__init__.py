@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tsumugu.export.write import export as export
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
+    from tsumugu.quantization.quantize import quantize as quantize
     from tsumugu.tasks.pipeline import pipeline as pipeline
     from tsumugu.text.training import train_tokenizer as train_tokenizer
     from tsumugu.training.pretrain import resume as resume
@@ -69,6 +70,7 @@ _HOMES = {
     "pipeline": "tsumugu.tasks.pipeline",
     "prepare": "tsumugu.corpus.prepare",
     "pull": "tsumugu.hub.resolve",
+    "quantize": "tsumugu.quantization.quantize",
     "resume": "tsumugu.training.pretrain",
     "save_adapter": "tsumugu.adapters.save",
     "save_model": "tsumugu.engines.torch",

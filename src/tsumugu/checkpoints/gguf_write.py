@@ -6,6 +6,7 @@ Source: GGUF specification, ggml-org/ggml docs/gguf.md, version 3; block type Q8
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,8 @@ FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
 }
 LARGEST_F16 = 65504.0
 ARCHITECTURE = "general.architecture"
@@ -34,6 +37,7 @@ def write_gguf(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
     storage: Storage = "F32",
+    blocks: Mapping[str, str] | None = None,
 ) -> None:
     """Write one GGUF file, whole or not at all.
 
@@ -44,6 +48,9 @@ def write_gguf(
     Args:
         metadata: GGUF key-values; `general.architecture` must be among them.
         tensors: by their GGUF names, in torch order.
+        storage: of matrices.
+        blocks: tensors that are bytes of GGUF blocks already, uint8 `[..., bytes of a row]`, and their type; the file
+            calls itself by the first of these.
 
     Raises:
         InputError: metadata or tensors that GGUF cannot hold.
@@ -54,26 +61,32 @@ def write_gguf(
     architecture = metadata.get(ARCHITECTURE)
     if not isinstance(architecture, str) or not architecture:
         raise InputError("GGUF metadata needs an architecture", where=ARCHITECTURE)
-    kinds = {name: _kind(name, tensor, storage) for name, tensor in tensors.items()}
+    done = blocks or {}
+    kinds = {
+        name: GGMLQuantizationType[done[name]] if name in done else _kind(name, tensor, storage)
+        for name, tensor in tensors.items()
+    }
     with new_file(path) as partial:
         writer = gguf.GGUFWriter(partial, architecture)
         try:
             rest = {key: value for key, value in metadata.items() if key not in OURS}
             for key, value in rest.items():
                 _add(writer, key, value)
-            writer.add_file_type(FILE_TYPES[storage])
-            if storage == "Q8_0" and "general.quantization_version" not in rest:
+            writer.add_file_type(FILE_TYPES[next(iter(done.values()), storage)])
+            if (done or storage == "Q8_0") and "general.quantization_version" not in rest:
                 writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             for name, kind in kinds.items():
-                shape = tuple(tensors[name].shape)
+                *rest_of_shape, width = tensors[name].shape
                 unit, size = GGML_QUANT_SIZES[kind]
-                length = tensors[name].numel() // unit * size
+                shape = (*rest_of_shape, width // size * unit if name in done else width)
+                length = prod(shape) // unit * size
                 writer.add_tensor_info(name, shape, np.dtype(np.float32), length, raw_dtype=kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for name, kind in kinds.items():
-                writer.write_tensor_data(_blocks(name, tensors[name], kind))
+                given = tensors[name]
+                writer.write_tensor_data(given.numpy() if name in done else _blocks(name, given, kind))
         finally:
             writer.close()
 

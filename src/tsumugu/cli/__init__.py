@@ -41,6 +41,7 @@ VERBS = {
     "plot": ("tsumugu.cli.plot:app", "Draw texts as points, a tokenizer, attention."),
     "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
     "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),
+    "quantize": ("tsumugu.cli.quantize:quantize", "Write a model with its weights in 4 or 8 bits, as a GGUF file."),
     "bench": ("tsumugu.cli.bench:bench", "Say what this machine can do, and how much of it a model reaches."),
     "export": ("tsumugu.cli.export:export", "Write a model as a graph for another runtime: ONNX, torch.export."),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),

@@ -37,12 +37,12 @@ def calibration_windows(
     """
     if tokens < LEAST:
         raise InputError(f"{tokens} tokens are too few to calibrate with", where="tokens", mend=f"at least {LEAST}")
+    documents = (each for source in find_sources(inputs) for each in read_documents(source, Reading(column=column)))
     ids: list[int] = []
-    for source in find_sources(inputs):
-        for document in read_documents(source, Reading(column=column)):
-            ids += encode_document(tokenizer, document.text)
-            if len(ids) >= MOST:
-                break
+    for document in documents:
+        ids += encode_document(tokenizer, document.text)
+        if len(ids) >= MOST:
+            break
     if len(ids) < LEAST:
         what = f"{len(ids)} tokens of text are too few to calibrate with"
         raise InputError(what, where="calibrate", mend=f"give {LEAST} at least, better some thousands")

@@ -14,7 +14,7 @@ from tsumugu.blocks.attention import Attention
 from tsumugu.blocks.feedforward import FeedForward, GatedFeedForward
 from tsumugu.blocks.kv_cache import KVCache
 from tsumugu.blocks.layer import Layer
-from tsumugu.blocks.mask import EVERYTHING, causal_mask, padding_mask, window_mask
+from tsumugu.blocks.mask import EVERYTHING, causal_mask, document_mask, padding_mask, window_mask
 from tsumugu.blocks.normalization import LayerNorm, RMSNorm
 from tsumugu.blocks.positions import RotaryPositions
 from tsumugu.blocks.stack import Stack
@@ -180,3 +180,17 @@ def test_dropout_reaches_every_part_while_training() -> None:
     x = loops.states(1, 4, WIDTH)
     assert not torch.equal(block(x), block(x))
     assert np.array_equal(block.eval()(x).detach(), block(x).detach())
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_the_first_state_alone_is_as_among_all(norm_first):
+    torch.manual_seed(0)
+    stack = Stack([layer(norm_first=norm_first, gated=False, cross=False) for _ in range(2)]).eval()
+    x = torch.randn(3, 7, WIDTH)
+    real = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
+    documents = torch.tensor([[1] * 7, [1] * 3 + [2] * 4, [1, 1, 2, 2, 3, 3, 3]])
+    bias = torch.randn(1, HEADS, 7, 7)
+    for mask in (EVERYTHING, padding_mask(real), document_mask(documents), document_mask(documents).with_bias(bias)):
+        whole, first = stack(x, mask=mask), stack(x, mask=mask, first=True)
+        assert first.shape == (3, 1, WIDTH)
+        assert torch.allclose(first, whole[:, :1], atol=1e-6)

@@ -31,7 +31,7 @@ def attentions(model: Model, ids: Tensor, **arguments: Any) -> Tensor:
 
     handles = [each.register_forward_pre_hook(look, with_kwargs=True) for each in layers]
     try:
-        model(ids, **arguments)
+        model(ids, output_hidden_states=True, **arguments)  # all states, not only those that the head asks for
     finally:
         for handle in handles:
             handle.remove()

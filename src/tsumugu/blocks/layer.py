@@ -59,11 +59,16 @@ class Layer(nn.Module):
         cache: CacheLayer | None = None,
         context: Tensor | KeysValues | None = None,
         context_mask: Mask = EVERYTHING,
+        first: bool = False,
     ) -> Tensor:
+        """States `[batch, time, dim]` -> as many; with `first` that of the first token alone, `[batch, 1, dim]`."""
+
         def attend(states: Tensor) -> Tensor:
+            if first:
+                return self.dropout(self.attention(states[:, :1], mask=mask.first(), context=states))
             return self.dropout(self.attention(states, mask=mask, rotation=rotation, cache=cache))
 
-        x = self._residual(x, attend, self.attention_norm, self.attention_output_norm)
+        x = self._residual(x, attend, self.attention_norm, self.attention_output_norm, first=first)
         if self.cross_attention is not None and self.cross_norm is not None:
             cross = self.cross_attention
             x = self._residual(
@@ -74,9 +79,17 @@ class Layer(nn.Module):
         return self._residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_output_norm)
 
     def _residual(
-        self, x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module, output_norm: nn.Module | None = None
+        self,
+        x: Tensor,
+        part: Callable[[Tensor], Tensor],
+        norm: nn.Module,
+        output_norm: nn.Module | None = None,
+        *,
+        first: bool = False,
     ) -> Tensor:
         given = part(norm(x) if self.norm_first else x)
+        if first:
+            x = x[:, :1]
         if output_norm is not None:
             given = output_norm(given)
         if self.norm_first:

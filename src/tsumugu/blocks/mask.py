@@ -58,6 +58,11 @@ class Mask:
         bias = self.bias.to(dtype)
         return bias if self.allowed is None else bias.masked_fill(~self.allowed, float("-inf"))
 
+    def first(self) -> Mask:
+        """What the first query sees. Not of a causal mask: that one sees itself alone."""
+        allowed, bias = (None if each is None else each[..., :1, :] for each in (self.allowed, self.bias))
+        return Mask(allowed=allowed, bias=bias)
+
     def _table(self, peer: Mask) -> Tensor | None:
         """`allowed`, with the square triangle written out where it must be joined with `peer`."""
         if not self.causal:

@@ -32,6 +32,7 @@ class Stack(nn.Module):
         context: Tensor | CrossCache | None = None,
         context_mask: Mask = EVERYTHING,
         keep: list[Tensor] | None = None,
+        first: bool = False,
     ) -> Tensor:
         """What the last layer gives.
 
@@ -43,6 +44,8 @@ class Stack(nn.Module):
             context: what cross-attention asks, `[batch, keys, dim]`, or what `read` made of it.
             context_mask: which of its keys each query sees.
             keep: collects what enters each layer, and the result.
+            first: the last layer computes the first token's state alone, `[batch, 1, dim]`; others only need what it
+                asks them. For encoders without rotation.
         """
         time = x.shape[1]
         for index, layer in enumerate(self.layers):
@@ -55,6 +58,7 @@ class Stack(nn.Module):
                 cache=None if cache is None else cache.layer(index),
                 context=context.layer(index) if isinstance(context, CrossCache) else context,
                 context_mask=context_mask,
+                **({"first": True} if first and index == len(self.layers) - 1 else {}),
             )
         if cache is not None:
             cache.advance(time)

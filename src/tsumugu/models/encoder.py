@@ -99,7 +99,9 @@ class Encoder(Model):
         keep: list[Tensor] | None = [] if output_hidden_states else None
         segments = self.indices(token_type_ids, "token_type_ids", self.config.num_segments)
         x = self.embeddings(ids, positions=positions, segments=segments)
-        x = self.encoder(x, mask=mask, keep=keep)
+        # A text is classified by its first token: what the last layer makes of the others nobody asks.
+        first = self.head_name == "sequence-classification" and keep is None
+        x = self.encoder(x, mask=mask, keep=keep, first=first)
         if wanted is not None:
             output = Output(loss=summed_loss(self.head, x, wanted), next_sentence_logits=self._next_sentence(x))
         else:

@@ -133,8 +133,10 @@ def count_flops(
         return walk.count(context)
     if isinstance(model, Encoder):
         walk.embeddings(model.embeddings, context)
-        for layer in _layers(model.encoder):
-            walk.layer(layer, context, context**2)
+        layers = _layers(model.encoder)
+        of_first = model.head_name == "sequence-classification"
+        for layer in layers:
+            walk.layer(layer, context, context**2, asking=1 if of_first and layer is layers[-1] else None)
         _finish(walk, model, model.encoder, context, asked)
         generator = getattr(model, "generator", None)
         if generator is None:
@@ -230,10 +232,17 @@ class _Walk:
                 product = 2 * tokens * each.in_features * each.out_features
                 self._add(part, product, product * (reached + each.weight.requires_grad))
 
-    def layer(self, layer: Layer, tokens: int, pairs: int, *, read: int = 0) -> None:
-        """One layer over so many tokens, of which so many pairs meet in attention, and which reads so many others."""
+    def layer(self, layer: Layer, tokens: int, pairs: int, *, read: int = 0, asking: int | None = None) -> None:
+        """One layer over so many tokens, of which so many pairs meet in attention, and which reads so many others.
+
+        With `asking`, only so many of them ask all tokens and go on; then all pairs of these count.
+        """
         self._residual(layer.attention_norm, layer.norm_first)
-        self._attention(layer.attention, tokens, tokens, pairs, reached=self.reached)
+        if asking is None:
+            self._attention(layer.attention, tokens, tokens, pairs, reached=self.reached)
+        else:
+            self._attention(layer.attention, asking, tokens, asking * tokens, reached=self.reached)
+            tokens = asking
         self.parameters(layer.attention_output_norm)
         self._residual(layer.attention_norm, not layer.norm_first)
         if layer.cross_attention is not None:

@@ -10,8 +10,11 @@ import torch
 from markupsafe import Markup
 
 from tsumugu import __version__
+from tsumugu.anatomy import edits as turning
 from tsumugu.anatomy import influence
 from tsumugu.anatomy.charts import COLOURS, GRID, chart, lines
+from tsumugu.anatomy.contributions import Contributions
+from tsumugu.anatomy.edits import Counterfactuals
 from tsumugu.anatomy.explain import Explanation, in_words
 from tsumugu.anatomy.influence import Neighbours
 from tsumugu.anatomy.insides import rollout
@@ -33,6 +36,9 @@ def render(
     attention: torch.Tensor | None = None,
     lens: Sequence[Sequence[dict[str, Any]]] = (),
     near: Neighbours | None = None,
+    edits: Counterfactuals | None = None,
+    parts: Contributions | None = None,
+    token: str = "",
 ) -> str:
     """One HTML page that needs nothing else.
 
@@ -42,6 +48,8 @@ def render(
         attention: `[layers, heads, queries, keys]`.
         lens: what `insides.lens` gives.
         near: the labelled examples that pull the answer.
+        edits: what turns the answer.
+        parts: of a decoder, what they add to the score of `token`.
     """
     words = in_words(explanation, question)
     most = max((abs(value) for _, value, fixed in words if not fixed), default=0.0) or 1.0
@@ -60,6 +68,12 @@ def render(
         attention=[] if attention is None else list(_attention(attention, question)),
         lens=lens,
         near=near,
+        edits=edits,
+        edited=[] if edits is None else _edited(edits, question),
+        edit_facts=None if edits is None else turning.facts(edits),
+        parts=parts,
+        token=token,
+        part_chart=None if parts is None else Markup(_parts(parts)),
         near_facts=None if near is None else influence.facts(near),
         quoted=lambda text: one_line(text.replace(" ", "␣").replace("\n", "↵"), limit=40),
         written_by=f"tsumugu {__version__}",
@@ -176,6 +190,31 @@ def _attention(weights: torch.Tensor, question: Question) -> Iterator[tuple[str,
     text = "The mean over heads; rows sum up to 1."
     for layer in sorted({0, len(weights) // 2, len(weights) - 1}):
         yield f"Layer {layer + 1}", Markup(_matrix(weights[layer].mean(0), names, f"Layer {layer + 1}")), text
+
+
+def _edited(found: Counterfactuals, question: Question) -> list[tuple[str, float, list[tuple[str, str]]]]:
+    """Each edited text: the answer, its probability, and what was kept, taken away and put in."""
+    shown = found.found or ([] if found.closest is None else [found.closest])
+    return [(each.label, each.chance, turning.marked(question.texts, each.edits)) for each in shown]
+
+
+def _parts(found: Contributions) -> str:
+    """Layers down; across the heads and, apart from them, the feed-forward."""
+    gap = float("nan")
+    table = [[*heads, gap, feed] for heads, feed in zip(found.heads, found.feed_forward, strict=True)]
+    most = max(abs(each) for row in table for each in row if each == each) or 1.0
+    count = len(found.heads[0])
+
+    def draw(axes: Any) -> None:
+        axes.grid(visible=False)
+        image = axes.imshow(table, cmap="RdYlGn", vmin=-most, vmax=most, aspect="auto")
+        axes.figure.colorbar(image, ax=axes, shrink=0.8)
+        axes.set_xticks([*range(count), count + 1], [*map(str, range(1, count + 1)), "feed-forward"], fontsize=7)
+        axes.set_yticks(range(len(table)), [str(each + 1) for each in range(len(table))], fontsize=7)
+        axes.set_xlabel("head")
+        axes.set_ylabel("layer")
+
+    return chart(draw, label="What each part adds", size=(min(2.4 + 0.3 * count, 9), min(1.2 + 0.17 * len(table), 9)))
 
 
 def _matrix(values: torch.Tensor, names: Sequence[str], label: str) -> str:

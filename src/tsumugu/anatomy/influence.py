@@ -139,7 +139,7 @@ def neighbours(
             mend="the task semantic-search finds texts that are near",
         )
     rows = [each.texts for each in examples]
-    asked = next(_groups(model, tokenizer, [tuple(texts)]))[1]
+    asked = next(grouped(model, tokenizer, [tuple(texts)]))[1]
     with torch.no_grad():
         chosen = int(model(**asked).logits[0].argmax())
     if target is not None:
@@ -172,7 +172,7 @@ def neighbours(
     )
 
 
-def _groups(
+def grouped(
     model: Model, tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]]
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Row numbers of texts of like length, and what the model takes for them; longer ones than it can read are cut."""
@@ -215,7 +215,7 @@ def _cosines(
     try:
         with torch.no_grad():
             here = vectors(asked)[0]
-            for group, given in _groups(model, tokenizer, rows):
+            for group, given in grouped(model, tokenizer, rows):
                 scores[group] = (vectors(given) @ here).cpu().numpy()
                 if watch is not None:
                     watch(len(group))
@@ -245,7 +245,7 @@ def _influences(
 
     direction = torch.func.grad(lambda values: losses(values, asked, torch.tensor([chosen])).sum())(parameters)
     scores = np.zeros(len(rows))
-    for group, given in _groups(model, tokenizer, rows):
+    for group, given in grouped(model, tokenizer, rows):
         labels = answers[group]
         along: Tensor = torch.func.jvp(
             lambda values, given=given, labels=labels: losses(values, given, labels), (parameters,), (direction,)

@@ -34,6 +34,7 @@ class Question:
         tokens: `[time]`, one by one; `spans`: the characters of each in its text, None for special tokens.
         texts: what was asked, and `owner`: which of them each token is from.
         fixed: `[time]`, True where a token is no feature.
+        token_id: the token whose score is explained, where it is one.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Question:
     owner: list[int]
     fixed: Tensor
     mask_token_id: int | None = None
+    token_id: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def arguments(self, rows: int) -> dict[str, Any]:
@@ -213,15 +215,22 @@ def _token(task: str, model: Model, tokenizer: Tokenizer, text: str, target: str
     chances = _answered(model, begun).logits[0, place].softmax(-1)
     chosen = int(chances.argmax())
     if target is not None:
-        ids = tokenizer.encode(target, add_special_tokens=False)
-        if len(ids) != 1:
-            raise InputError(
-                f"{target!r} is {len(ids)} tokens, not one", where="target", mend="mind the space before it"
-            )
-        chosen = ids[0]
+        chosen = token_of(tokenizer, target, where="target")
     shown = tokenizer.decode([chosen])
     answer = f"{shown!r} ({float(chances[chosen]):.1%})"
-    return Question(task, answer, score=lambda output: output.logits[:, place, chosen], **begun)
+    return Question(task, answer, score=lambda output: output.logits[:, place, chosen], token_id=chosen, **begun)
+
+
+def token_of(tokenizer: Tokenizer, text: str, *, where: str) -> int:
+    """The one token that a text is.
+
+    Raises:
+        InputError: it is several, or none.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise InputError(f"{text!r} is {len(ids)} tokens, not one", where=where, mend="mind the space before it")
+    return ids[0]
 
 
 def _likeness(task: str, model: Model, tokenizer: Tokenizer, text: str, other: str | None) -> Question:

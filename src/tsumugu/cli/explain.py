@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,8 @@ from tsumugu.cli.options import Device, Quiet
 from tsumugu.core.errors import InputError
 
 if TYPE_CHECKING:
+    from tsumugu.anatomy.contributions import Contributions
+    from tsumugu.anatomy.edits import Counterfactuals
     from tsumugu.anatomy.influence import Neighbours
 
 
@@ -53,6 +55,50 @@ class NearestFlags:
             raise InputError(f"{self.top} rows are none", where="--top", mend="at least 1")
 
 
+@Parameter(name="*", group=Group("Edits that turn the answer", sort_key=6))
+@dataclass(kw_only=True)
+class EditFlags:
+    """The smallest changes of the text that turn a classifier's answer."""
+
+    edits: Annotated[bool, Parameter(negative="", help="Also look for them: words deleted, replaced, negated.")] = False
+    editor: Annotated[
+        str | None, Parameter(help="A masked model that suggests words; else near ones of the model's own embeddings.")
+    ] = None
+    passes: Annotated[int | None, Parameter(help="Texts that are read at most: 1000.")] = None
+
+    def check(self) -> None:
+        """Refuse what does not fit together, before anything is loaded."""
+        given = [name for name in ("editor", "passes") if getattr(self, name) is not None]
+        if given and not self.edits:
+            raise InputError(f"--{given[0]} is for edits", mend="give --edits too")
+        if self.passes is not None and self.passes < 2:
+            raise InputError(f"{self.passes} texts are too few", where="--passes", mend="at least 2")
+
+
+@Parameter(name="*", group=Group("Parts of a decoder", sort_key=7))
+@dataclass(kw_only=True)
+class PartFlags:
+    """What each attention head and feed-forward adds to a token's score."""
+
+    parts: Annotated[bool, Parameter(negative="", help="Also say it, for the next token of a decoder.")] = False
+    against: Annotated[str | None, Parameter(help="Explain how far the token is above this one.")] = None
+
+    def check(self) -> None:
+        """Refuse what does not fit together, before anything is loaded."""
+        if self.against is not None and not self.parts:
+            raise InputError("--against is for the parts of a decoder", mend="give --parts too")
+
+
+@dataclass(frozen=True)
+class _More:
+    """What was found beside the attributions."""
+
+    pulling: Neighbours | None = None
+    edits: Counterfactuals | None = None
+    parts: Contributions | None = None
+    token: str = ""
+
+
 def explain(
     task: Annotated[
         str, Parameter(help="text-classification, ner, question-answering, sts, text-generation, fill-mask…")
@@ -78,6 +124,8 @@ def explain(
     svg: Annotated[Path | None, Parameter(help="Write the coloured text as an SVG drawing.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
     near: NearestFlags | None = None,
+    edit: EditFlags | None = None,
+    part: PartFlags | None = None,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
@@ -87,8 +135,9 @@ def explain(
             raise InputError(f"{path.name!r} does not end in {suffix}", where=f"--{suffix[1:]}")
     if not 1 <= len(texts) <= 2:
         raise InputError(f"{len(texts)} texts are given", where="text", mend="give one, or two for pairs")
-    near = near or NearestFlags()
-    near.check()
+    near, edit, part = near or NearestFlags(), edit or EditFlags(), part or PartFlags()
+    for flags in (near, edit, part):
+        flags.check()
     from tsumugu.anatomy.explain import explain as find
     from tsumugu.anatomy.explain_page import checks, facts, in_text
     from tsumugu.anatomy.targets import ask
@@ -104,11 +153,16 @@ def explain(
     with progress(quiet=quiet or as_json) as display:
         display.add_task(f"asking why, by {way}", total=None)
         found = find(loaded, question, method=way, baseline=baseline, check=check)
-        pulling = None
-        if near.nearest is not None:
-            bar = display.add_task("reading the examples", total=None)
-            pulling = _pulling(near, loaded, model, texts, target, lambda count: display.advance(bar, count))
-    for path, text in _files(html, svg, loaded, model, found, question, texts, pulling):
+        bar = display.add_task("reading more texts", total=None, visible=near.nearest is not None or edit.edits)
+        drawn = part.parts or (html is not None and loaded.head_name == "causal-lm")
+        parts, token = _parts(part, loaded, model, question) if drawn else (None, "")
+        more = _More(
+            pulling=_pulling(near, loaded, model, texts, target, lambda count: display.advance(bar, count)),
+            edits=_turning(edit, loaded, model, question, lambda count: display.advance(bar, count)),
+            parts=parts,
+            token=token,
+        )
+    for path, text in _files(html, svg, loaded, model, found, question, texts, more):
         from tsumugu.checkpoints.atomic import new_file
 
         with new_file(path) as partial:
@@ -116,8 +170,9 @@ def explain(
         if not quiet:
             stderr().print(f"written: {path}", markup=False)
     if as_json:
-        more = {} if pulling is None else {"nearest": pulling.to_dict()}
-        print(json.dumps({**found.to_dict(), **more}, ensure_ascii=False))
+        others = {"nearest": more.pulling, "edits": more.edits, "parts": more.parts}
+        beside = {key: each.to_dict() for key, each in others.items() if each is not None}
+        print(json.dumps({**found.to_dict(), **beside}, ensure_ascii=False))
     elif html is None and svg is None:
         stdout().print(f"{found.answer}\n", markup=False)
         for line in in_text(found, question):
@@ -125,26 +180,69 @@ def explain(
         stdout().print()
         for key, value in (*facts(found), *checks(found)):
             stdout().print(f"{key}: {value}", markup=False)
-        if pulling is not None:
-            from tsumugu.anatomy.influence import in_text as in_lines
+        for line in _lines(more, question):
+            stdout().print(line, markup=False)
 
-            stdout().print()
-            for line in in_lines(pulling):
-                stdout().print(line, markup=False)
+
+def _lines(more: _More, question: Any) -> Iterator[str]:
+    """What was found beside the attributions, in words; an empty line before each."""
+    from tsumugu.anatomy import contributions, edits, influence
+
+    if more.parts is not None:
+        yield from ("", *contributions.in_text(more.parts, more.token))
+    if more.edits is not None:
+        yield from ("", *edits.in_text(more.edits, question.texts))
+    if more.pulling is not None:
+        yield from ("", *influence.in_text(more.pulling))
+
+
+def _parts(part: PartFlags, model: Any, name: str, question: Any) -> tuple[Contributions, str]:
+    """What each part adds to the token's score, and the name of that score."""
+    from tsumugu.anatomy.contributions import contributions
+    from tsumugu.anatomy.targets import token_of
+    from tsumugu.checkpoints.load import load_tokenizer
+
+    if model.head_name != "causal-lm":
+        raise InputError("only the next token of a decoder has parts", where="--parts", mend="leave it out")
+    tokenizer = load_tokenizer(name)
+    against = None if part.against is None else token_of(tokenizer, part.against, where="--against")
+    found = contributions(model, question.ids, token=question.token_id, against=against)
+    shown = repr(tokenizer.decode([question.token_id]))
+    return found, shown if part.against is None else f"{shown} above {part.against!r}"
+
+
+def _turning(
+    edit: EditFlags, model: Any, name: str, question: Any, watch: Callable[[int], None]
+) -> Counterfactuals | None:
+    """The edits that turn the answer, where they are asked for."""
+    from tsumugu.anatomy.edits import counterfactuals
+    from tsumugu.checkpoints.load import load_tokenizer
+    from tsumugu.engines.torch import load_model
+
+    if not edit.edits:
+        return None
+    editor = None
+    if edit.editor is not None:
+        loaded = load_model(edit.editor, device=str(model.device), task="fill-mask")
+        editor = (loaded, load_tokenizer(edit.editor))
+    tokenizer = load_tokenizer(name)
+    return counterfactuals(model, tokenizer, question, editor=editor, passes=edit.passes or 1000, watch=watch)
 
 
 def _pulling(
     near: NearestFlags, model: Any, name: str, texts: list[str], target: str | None, watch: Callable[[int], None]
-) -> Neighbours:
-    """The rows of the data that pull the answer."""
+) -> Neighbours | None:
+    """The rows of the data that pull the answer, where they are asked for."""
     from tsumugu.anatomy.influence import neighbours
     from tsumugu.checkpoints.load import load_tokenizer
     from tsumugu.data.labelled.load import load_examples
     from tsumugu.engines.torch import load_model
     from tsumugu.training.checkpointing import FOLDER, steps_in
 
+    if near.nearest is None:
+        return None
     kind = "pair-classification" if len(texts) == 2 else "text-classification"
-    examples = load_examples(near.nearest or "", kind, labels=model.config.labels)
+    examples = load_examples(near.nearest, kind, labels=model.config.labels)
     moments = None
     if near.checkpoints is not None:
         kept = steps_in(near.checkpoints / FOLDER)
@@ -173,7 +271,7 @@ def _files(
     found: Any,
     question: Any,
     texts: list[str],
-    pulling: Neighbours | None,
+    more: _More,
 ) -> list[tuple[Path, str]]:
     """What is to be written, all made before the first is."""
     from tsumugu.anatomy import explain_page
@@ -186,7 +284,18 @@ def _files(
         writes = model.head_name == "causal-lm"
         depths = lens(model, load_tokenizer(name), question.ids) if writes else []
         other = texts[1] if len(texts) == 2 and len(question.texts) == 1 else None
-        page = explain_page.render(found, question, model=name, other=other, attention=seen, lens=depths, near=pulling)
+        page = explain_page.render(
+            found,
+            question,
+            model=name,
+            other=other,
+            attention=seen,
+            lens=depths,
+            near=more.pulling,
+            edits=more.edits,
+            parts=more.parts,
+            token=more.token,
+        )
         files.append((html, page))
     if svg is not None:
         files.append((svg, explain_page.svg(found, question)))

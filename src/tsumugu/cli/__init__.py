@@ -38,6 +38,7 @@ VERBS = {
     "prepare": ("tsumugu.cli.prepare:app", "Prepare raw text for training: cleaned, tokenised once."),
     "inspect": ("tsumugu.cli.inspect:inspect", "Say what a model is: algorithm, parameters, hyperparameters, data."),
     "explain": ("tsumugu.cli.explain:explain", "Say why a model answered so: what each token adds."),
+    "probe": ("tsumugu.cli.probe:probe", "Say what each layer of a model knows about labelled data."),
     "plot": ("tsumugu.cli.plot:app", "Draw texts as points, a tokenizer, attention."),
     "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
     "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),

@@ -19,10 +19,11 @@ from tsumugu import __version__
 from tsumugu.anatomy import runs
 from tsumugu.anatomy.algorithm import describe_algorithm
 from tsumugu.anatomy.distribution import corpus_source, describe_data
+from tsumugu.anatomy.overlap import overlap
 from tsumugu.anatomy.parameters import PARTS, WIDEST_SPECTRUM, TensorFacts, look_at
 from tsumugu.checkpoints.keymap import Readable
 from tsumugu.checkpoints.load import Checkpoint, load_tokenizer, open_checkpoint
-from tsumugu.core.errors import CheckpointError, ConfigError, TsumuguError, UnknownNameError
+from tsumugu.core.errors import CheckpointError, ConfigError, InputError, TsumuguError, UnknownNameError
 from tsumugu.corpus.shards import Corpus
 from tsumugu.engines.torch import recognise
 from tsumugu.hub import entries
@@ -114,6 +115,7 @@ def describe(
     source: str | Path,
     *,
     data: Sequence[str | Path] = (),
+    evaluations: Sequence[str | Path] = (),
     text_column: str | None = None,
     exact: str | Path | None = None,
     spectra: bool = True,
@@ -124,6 +126,7 @@ def describe(
     Args:
         source: a path, `org/name`, `pypi:dist` or a short name.
         data: prepared corpora or files of texts that it was trained on.
+        evaluations: files of texts that it is evaluated on: how much of them stands in that data.
         text_column: the column with the text in those files.
         exact: the same model before it was quantised, to measure the error of each tensor.
         spectra: find the singular values of matrices.
@@ -178,6 +181,16 @@ def describe(
         found["dataset"], found["distribution"] = describe_data(
             paths, tokenizer, text_column=text_column, progress=counted
         )
+        if evaluations:
+            read = iter(range(1, 1 << 62))
+            found["distribution"]["overlap"] = overlap(
+                paths,
+                [Path(each).expanduser() for each in evaluations],
+                text_column=text_column,
+                progress=None if watch is None else lambda one: watch("looking for evaluation sets", next(read), 0),
+            )
+    elif evaluations:
+        raise InputError("evaluation sets are looked for in data, and none are named", mend="name them with --data")
     kept = read_json(folder / "anatomy.json") if folder.is_dir() and checkpoint.path.is_dir() else {}
     for section in ("dataset", "distribution", "evaluation"):  # what training knew, and the weights do not tell
         if section not in found and section in kept:

@@ -161,7 +161,7 @@ def _take_file(
         if taken >= MOST_TOKENS:
             found.whole = False
             break
-        text, label = _of_row(row, column)
+        text, label = text_of_row(row, column)
         if label is not None:
             found.labels.append(label)
         if not text:
@@ -176,7 +176,7 @@ def _take_file(
     found.sources[-1]["documents"] = count
 
 
-def _of_row(row: Row, column: str | None) -> tuple[str, str | None]:
+def text_of_row(row: Row, column: str | None) -> tuple[str, str | None]:
     """The text of a row (texts of a pair together), and its label."""
     values = row.values
     if column is not None:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from tsumugu.anatomy.charts import bars, histogram, lines
 from tsumugu.anatomy.diagram import draw, short
+from tsumugu.anatomy.overlap import in_words as overlap_in_words
 
 Rows = list[tuple[str, str]]
 
@@ -248,6 +249,7 @@ def _data_facts(data: Mapping[str, Any]) -> Rows:
         ("entropy of tokens", f"{vocabulary['entropy_bits']:.2f} bits"),
         ("duplicates", f"{duplicates['exact']:,} of {duplicates['of']:,} equal an earlier one{near}"),
     ]
+    rows += [(f"overlap with {each['name']}", overlap_in_words(each)) for each in data.get("overlap", [])]
     if "languages_left_out" in data:
         rows.append(("languages", f"left out: {data['languages_left_out']}"))
     return rows

@@ -26,6 +26,10 @@ def inspect(
     data: Annotated[
         list[Path] | None, Parameter(negative="", help="A prepared corpus or a file of texts; may be repeated.")
     ] = None,
+    overlap: Annotated[
+        list[Path] | None,
+        Parameter(negative="", help="An evaluation set: how much of it stands in the data; may be repeated."),
+    ] = None,
     text_column: Annotated[str | None, Parameter(help="The column with the text.")] = None,
     exact: Annotated[
         str | None, Parameter(help="The same model before it was quantised: measure the error of each tensor.")
@@ -45,6 +49,8 @@ def inspect(
 ) -> None:
     """Say what a model is: algorithm, parameters, hyperparameters, data, evaluation."""
     folder = Path(model).expanduser()
+    if overlap and not data:
+        raise InputError("--overlap looks for evaluation sets in data", mend="name the data with --data")
     if card and not folder.is_dir():
         raise InputError("a card is written into a folder", where="--card", mend="name the model by its folder")
     if card and (folder / "README.md").exists() and not force:
@@ -57,7 +63,15 @@ def inspect(
     with downloads(quiet=quiet) as watch:
         pull(model, progress=watch)
     with _watched(quiet=quiet or as_json) as look:
-        found = describe(model, data=data or (), text_column=text_column, exact=exact, spectra=not quick, watch=look)
+        found = describe(
+            model,
+            data=data or (),
+            evaluations=overlap or (),
+            text_column=text_column,
+            exact=exact,
+            spectra=not quick,
+            watch=look,
+        )
     if html is not None:
         from tsumugu.anatomy.page import render
         from tsumugu.checkpoints.atomic import new_file
@@ -150,6 +164,10 @@ def _data(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("languages", "labels"):
         if data.get(key):
             yield key, ", ".join(f"{name} {count:,}" for name, count in list(data[key].items())[:10])
+    for each in data.get("overlap", []):
+        from tsumugu.anatomy.overlap import in_words
+
+        yield f"overlap with {each['name']}", in_words(each)
     for n, grams in data["top_ngrams"].items():
         if grams:
             yield f"runs of {n}", ", ".join(f"{each['text']!r} {each['count']:,}" for each in grams[:5])

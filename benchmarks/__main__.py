@@ -11,8 +11,8 @@ import benchmarks
 from benchmarks.harness import Report
 
 HELPERS = {"__main__", "harness", "workers"}
-LONG = {"curves", "learning", "tasks"}
-"""Only run where they are named, and in the smoke mode: they take from ten minutes to hours."""
+LONG = {"curves", "faithfulness", "learning", "tasks"}
+"""Only run where they are named, and in the smoke mode: they take from minutes to hours."""
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ VERBS = {
     "inspect": ("tsumugu.cli.inspect:inspect", "Say what a model is: algorithm, parameters, hyperparameters, data."),
     "explain": ("tsumugu.cli.explain:explain", "Say why a model answered so: what each token adds."),
     "probe": ("tsumugu.cli.probe:probe", "Say what each layer of a model knows about labelled data."),
+    "neurons": ("tsumugu.cli.neurons:neurons", "Say which texts excite single neurons the most."),
     "plot": ("tsumugu.cli.plot:app", "Draw texts as points, a tokenizer, attention."),
     "diff": ("tsumugu.cli.diff:diff", "Say what changed between two checkpoints."),
     "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),

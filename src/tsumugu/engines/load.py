@@ -171,8 +171,13 @@ def compiled_folder(request: onnx_store.Request, engines: Sequence[str], *, prog
 
 def opened(folder: Path, *, path: Path, source: str, threads: int = 0) -> OnnxModel:
     """The model in a folder of the store, whichever engine it was compiled for."""
-    if onnx_store.read_record(folder)["interface"]["kind"] != "native":
-        return open_compiled(folder, path=path, source=source, threads=threads)
-    from tsumugu.engines.native.model import NativeModel
+    match onnx_store.read_record(folder)["interface"]["kind"]:
+        case "native":
+            from tsumugu.engines.native.model import NativeModel
 
-    return open_compiled(folder, path=path, source=source, threads=threads, kind=NativeModel)
+            return open_compiled(folder, path=path, source=source, threads=threads, kind=NativeModel)
+        case "native-encoder":
+            from tsumugu.engines.native.encoder import NativeEncoder
+
+            return open_compiled(folder, path=path, source=source, threads=threads, kind=NativeEncoder)
+    return open_compiled(folder, path=path, source=source, threads=threads)

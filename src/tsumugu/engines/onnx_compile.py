@@ -19,6 +19,7 @@ from tsumugu.core.errors import ConfigError
 from tsumugu.engines import onnx_store
 from tsumugu.engines.native.compile import Writer
 from tsumugu.engines.native.compile import write_network as write_native
+from tsumugu.engines.native.compile_encoder import write_encoder
 from tsumugu.engines.native.network import WEIGHTS
 from tsumugu.engines.native.pack import GROUP
 from tsumugu.engines.onnx_graph import Graph
@@ -29,6 +30,7 @@ from tsumugu.engines.planned_weights import PlannedWeights
 from tsumugu.engines.torch import end_tokens, recognise
 from tsumugu.hub.progress import Progress, Silent
 from tsumugu.models.base import Model
+from tsumugu.models.encoder import Encoder
 
 
 def compile_model(request: Request, *, progress: Progress | None = None) -> Path:
@@ -94,10 +96,16 @@ def _compile_native(
         )
     writer = Writer(folder / WEIGHTS, PlannedWeights(plan), scheme, _counted(model, scheme, progress, name))
     try:
-        network = write_native(writer, model)
+        if isinstance(model, Encoder):
+            interface: dict[str, Any] = {"kind": "native-encoder", **write_encoder(writer, model)}
+        else:
+            interface = {"kind": "native", "network": write_native(writer, model)}
     finally:
         writer.close()
-    return {"kind": "native", "network": network | {"bytes": (folder / WEIGHTS).stat().st_size}}
+    size = (folder / WEIGHTS).stat().st_size
+    if isinstance(model, Encoder):
+        return interface | {"bytes": size}
+    return interface | {"network": interface["network"] | {"bytes": size}}
 
 
 def _counted(model: Model, scheme: Scheme, progress: Progress, name: str) -> Callable[[int], None]:

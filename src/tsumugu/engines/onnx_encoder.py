@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,25 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 
 
-def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Output:
-    """NumPy output of a compiled encoder; see `OnnxModel.__call__`."""
+@dataclass(frozen=True)
+class Texts:
+    """Texts as an encoder reads them, all `[batch, time]`.
+
+    Attributes:
+        ids: of tokens.
+        real: whether a token is one, and no padding.
+        positions: where each token stands; None where that is not asked for.
+        segments: which of two texts each is from; None where that is not asked for.
+    """
+
+    ids: Ids
+    real: NDArray[np.bool_]
+    positions: Ids | None
+    segments: Ids | None
+
+
+def texts_of(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Texts:
+    """What was handed to a compiled encoder; see `OnnxModel.__call__`."""
     ids = np.atleast_2d(to_numpy(input_ids))
     vocab = model.config.vocab_size
     if ids.ndim != 2 or ids.shape[1] == 0 or ids.dtype.kind not in "iu":
@@ -34,12 +52,23 @@ def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type
     if ids.min() < 0 or ids.max() >= vocab:
         raise InputError(f"a token id is outside the vocabulary of {vocab}", where="input_ids")
     real = np.ones(ids.shape, bool) if attention_mask is None else _like(ids, attention_mask, "attention_mask") != 0
-    feeds = {"input_ids": ids.astype(np.int64, copy=False)}
+    positions = segments = None
     if model.interface["positions"] is not None:
-        feeds["position_ids"] = _positions(ids, model.interface["positions"], model.config.pad_token_id)
+        positions = _positions(ids, model.interface["positions"], model.config.pad_token_id)
     if model.interface["segments"]:
-        given = np.zeros_like(ids) if token_type_ids is None else _like(ids, token_type_ids, "token_type_ids")
-        feeds["token_type_ids"] = given.astype(np.int64, copy=False)
+        segments = np.zeros_like(ids) if token_type_ids is None else _like(ids, token_type_ids, "token_type_ids")
+        kinds = model.config.num_segments
+        if segments.min() < 0 or segments.max() >= kinds:
+            raise InputError(f"a segment is outside the {kinds} that the model knows", where="token_type_ids")
+    return Texts(ids, real, positions, segments)
+
+
+def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Output:
+    """NumPy output of a compiled encoder; see `OnnxModel.__call__`."""
+    texts = texts_of(model, input_ids, attention_mask, token_type_ids)
+    ids, real = texts.ids, texts.real
+    given = {"input_ids": ids, "position_ids": texts.positions, "token_type_ids": texts.segments}
+    feeds = {name: array.astype(np.int64, copy=False) for name, array in given.items() if array is not None}
     lengths = real.sum(1)
     order = None
     if not (real == (np.arange(ids.shape[1]) < lengths[:, None])).all():

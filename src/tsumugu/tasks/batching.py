@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,13 +51,19 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
 
 
 def outputs(
-    model: Any, tokenizer: Tokenizer, encoded: Encoding, *, rows: int | None = None
+    model: Any,
+    tokenizer: Tokenizer,
+    encoded: Encoding,
+    *,
+    rows: int | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Iterator[tuple[list[int], Any, NDArray[np.int64]]]:
     """What the model makes of encoded texts, group by group.
 
     Args:
         encoded: of several texts, without padding.
         rows: at most so many computed together; as many as the token budget allows when left out.
+        call: what is called with them; the model when left out.
 
     Returns:
         For each group its row numbers, the output for those rows, and `[rows, longest]`: 1 where a token of theirs is
@@ -73,7 +79,7 @@ def outputs(
         if types:
             given["token_type_ids"] = padded([encoded["token_type_ids"][row] for row in group], 0)
         with _without_gradients(model):
-            output = model(**given)
+            output = (call or model)(**given)
         yield group, output, given["attention_mask"]
 
 

@@ -24,7 +24,7 @@ class FeatureExtraction(Task):
 
     name = "feature-extraction"
     default_model = "minilm"
-    engines = ("torch", "onnx")
+    engines = ("torch", "onnx", "native")
     options = frozenset({"return_tensors", "truncation", "max_length"})
     sorts = True
 

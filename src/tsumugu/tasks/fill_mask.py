@@ -24,7 +24,7 @@ class FillMask(Task):
     """
 
     name = "fill-mask"
-    engines = ("torch", "onnx")
+    engines = ("torch", "onnx", "native")
     options = frozenset({"top_k", "targets"})
     heads = ("pretraining",)
 

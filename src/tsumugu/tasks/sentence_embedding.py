@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +55,7 @@ class SentenceEmbedding(Task):
 
     name = "sentence-embedding"
     default_model = "minilm"
-    engines = ("torch", "onnx")
+    engines = ("torch", "onnx", "native")
     options = frozenset({"return_tensors", "pooling", "normalize"})
     sorts = True
 
@@ -87,8 +88,10 @@ class SentenceEmbedding(Task):
         limit = min(self.pooling.max_tokens or reads, reads)
         vectors = np.empty((len(rows), self.model.config.hidden_size), dtype=np.float32)
         encoded = self.tokenizer(rows, truncation=True, max_length=limit) if rows else Encoding({"input_ids": []})
-        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
-            found = self._vectors(output.last_hidden_state, real, mode)
+        pooled = getattr(self.model, "pooled", None)
+        call = None if pooled is None else partial(pooled, mode=mode)
+        for group, output, real in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size, call=call):
+            found = self._vectors(output.last_hidden_state, real, mode) if call is None else output
             if unit:
                 found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
             vectors[group] = found

@@ -31,7 +31,7 @@ from tsumugu.models.base import Model
 from tsumugu.models.decoder import Decoder
 
 ALIGNMENT = 64
-ACTIVATED = ("silu", "gelu_new", "gelu", "quick_gelu", "relu", "relu2")
+ACTIVATED = ("silu", "gelu_new", "gelu", "quick_gelu", "relu", "relu2", "tanh")
 """In the order of network.h."""
 ALIASES = {"swish": "silu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
 
@@ -81,7 +81,7 @@ class Writer:
         elif type(module) is LayerNorm and heads is None:
             bias, epsilon = self.array(self.weights.read(f"{name}.bias")), module.eps
         else:
-            raise _unknown(module)
+            raise unknown(module)
         if heads is not None:
             share = heads.padded / heads.width
             weight = Heads(1, heads.width, heads.halves).fill((weight / share**0.5).astype(np.float32))
@@ -140,7 +140,7 @@ def write_network(writer: Writer, model: Model) -> dict[str, Any]:
         or not len(model.decoder.layers)
         or model.decoder.norm is None
     ):
-        raise _refused(f"a {model.family.name} model with head {model.head_name!r}")
+        raise refused(f"a {model.family.name} model with head {model.head_name!r}")
     config, head = model.config, model.head
     bits = writer.scheme.head_bits
     token = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
@@ -158,7 +158,7 @@ def write_network(writer: Writer, model: Model) -> dict[str, Any]:
         "head_dim": _heads(first.attention.num_heads, first.attention, turned=False).padded,
         "inner": first.feed_forward.down.in_features,
         "gated": int(isinstance(first.feed_forward, GatedFeedForward)),
-        "activation": _activation(first.feed_forward),
+        "activation": activation_of(first.feed_forward),
         "softcap": head.softcap or 0.0,
         "table": table,
         "head": last,
@@ -173,27 +173,27 @@ def write_network(writer: Writer, model: Model) -> dict[str, Any]:
 
 def _embeddings(writer: Writer, module: Embeddings) -> dict[str, Any]:
     if module.norm is not None or module.segment is not None:
-        raise _refused("an embedding with a norm or segments")
+        raise refused("an embedding with a norm or segments")
     positions = None
     if module.position is not None:
         if type(module.position) not in (nn.Embedding, Embedding, LearnedPositions):
-            raise _unknown(module.position)
+            raise unknown(module.position)
         positions = writer.array(writer.weights.read("embeddings.position.weight"))
     return {"embedding_scale": module.scale, "positions": positions}
 
 
 def _layer(writer: Writer, layer: Any, name: str, rotary: Any, window: int | None, longest: int) -> dict[str, Any]:
     if type(layer) is not Layer or not layer.norm_first or layer.cross_attention is not None:
-        raise _refused("a layer whose norms come last or that reads an encoder")
+        raise refused("a layer whose norms come last or that reads an encoder")
     attention: Any = layer.attention
     forward: Any = layer.feed_forward
     if type(attention) is not Attention or (rotary is not None and type(rotary) is not RotaryPositions):
-        raise _unknown(attention if type(attention) is not Attention else rotary)
+        raise unknown(attention if type(attention) is not Attention else rotary)
     turned, bits = rotary is not None, writer.scheme.bits
     of_query = _heads(attention.num_heads, attention, turned)
     of_key, of_value = (_heads(attention.num_kv_heads, attention, each) for each in (turned, False))
     if type(forward) not in (FeedForward, GatedFeedForward):
-        raise _unknown(forward)
+        raise unknown(forward)
     up = [Part(f"{name}.feed_forward.up", forward.up)]
     if type(forward) is GatedFeedForward:
         up.insert(0, Part(f"{name}.feed_forward.gate", forward.gate))
@@ -239,18 +239,18 @@ def _turning(writer: Writer, rotary: RotaryPositions, padded: int, longest: int)
     )
 
 
-def _activation(module: Any) -> int:
+def activation_of(module: Any) -> int:
     function = module.activation
     name = next((name for name, known in ACTIVATIONS.items() if known is function), "")
     name = ALIASES.get(name, name)
     if name not in ACTIVATED:
-        raise _refused(f"the activation {name or function!r}")
+        raise refused(f"the activation {name or function!r}")
     return ACTIVATED.index(name)
 
 
-def _refused(what: str) -> ConfigError:
+def refused(what: str) -> ConfigError:
     return ConfigError(f"{what} is nothing the native kernels know", where="engine", mend="choose engine='onnx'")
 
 
-def _unknown(part: Any) -> ConfigError:
-    return _refused(type(part).__name__)
+def unknown(part: Any) -> ConfigError:
+    return refused(type(part).__name__)

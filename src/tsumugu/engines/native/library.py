@@ -93,6 +93,55 @@ class Network(ctypes.Structure):
     )
 
 
+class Dense(ctypes.Structure):
+    """As in gemm.h: rows in panels, whole or rounded one by one."""
+
+    _fields_ = (
+        ("bits", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("numbers", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class EncoderLayer(ctypes.Structure):
+    """As in encoder.c; so is the next."""
+
+    _fields_ = (
+        ("packed", Dense),
+        ("output", Dense),
+        ("up", Dense),
+        ("down", Dense),
+        ("attention_norm", Norm),
+        ("feed_forward_norm", Norm),
+        ("scale", ctypes.c_float),
+        ("unused", ctypes.c_int32),
+    )
+
+
+class Encoder(ctypes.Structure):
+    """All that an encoder is made of, its head apart."""
+
+    _fields_ = (
+        ("layers", ctypes.c_int32),
+        ("hidden", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("embedded", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("tokens", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("segments", ctypes.c_void_p),
+        ("norm", Norm),
+        ("projection", Dense),
+        ("layer", ctypes.POINTER(EncoderLayer)),
+    )
+
+
 class Cache(ctypes.Structure):
     """Keys and values of some texts."""
 
@@ -122,6 +171,16 @@ def load_library() -> Any:
     )
     library.tsumugu_run.restype = whole
     library.tsumugu_read.argtypes, library.tsumugu_read.restype = (pointer, pointer, wide), None
+    library.tsumugu_open_encoder.argtypes = (ctypes.POINTER(Encoder), whole)
+    library.tsumugu_open_encoder.restype = pointer
+    library.tsumugu_close_encoder.argtypes, library.tsumugu_close_encoder.restype = (pointer,), None
+    library.tsumugu_encode.argtypes = (pointer, wide, pointer, pointer, pointer, pointer, pointer)
+    library.tsumugu_encode.restype = whole
+    library.tsumugu_head.argtypes = (
+        *(pointer, ctypes.POINTER(Dense), ctypes.POINTER(Norm)),
+        *(wide, pointer, wide, pointer, wide),
+    )
+    library.tsumugu_head.restype = None
     return library
 
 
@@ -142,7 +201,7 @@ def _built() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        command = [compiler, *FLAGS, str(SOURCES / "engine.c"), "-o", str(partial), "-lm"]
+        command = [compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.c"))), "-o", str(partial), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "it gave no reason")

@@ -32,7 +32,7 @@ typedef struct {
     int64_t rows, capacity;
 } Cache;
 
-enum { SILU, GELU_TANH, GELU, QUICK_GELU, RELU, RELU2 };
+enum { SILU, GELU_TANH, GELU, QUICK_GELU, RELU, RELU2, TANH, NOTHING_BENT };
 
 #define WHOLE(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
 
@@ -61,11 +61,9 @@ INLINE Floats activated(int kind, Floats x) {
         case SILU: return x * sigmoid(x);
         case GELU_TANH: return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
         case QUICK_GELU: return x * sigmoid(1.702f * x);
-        case GELU: {
-            Floats found;
-            for (int i = 0; i < LANES; i++) found[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
-            return found;
-        }
+        case GELU: return x * normal_share(x);
+        case TANH: return 2.0f * sigmoid(2.0f * x) - 1.0f;
+        case NOTHING_BENT: return x;
         case RELU2: return larger(x, all(0)) * larger(x, all(0));
     }
     return larger(x, all(0));

@@ -40,15 +40,10 @@ class Engine:
         self.vocab, self.prefixes = vocab, Prefixes()
         self._alone = threading.Lock()
         self._library = load_library()
-        self._weights = read_weights(folder / WEIGHTS)
-        if len(self._weights) != record["bytes"]:
-            raise CheckpointError(
-                f"{len(self._weights)} bytes of weights where {record['bytes']} were written",
-                where=str(folder),
-                mend="remove the folder; it is compiled anew",
-            )
-        self._layers = (Layer * len(record["layer"]))(*(self._struct(Layer, each) for each in record["layer"]))
-        self.network = self._struct(Network, {**record, "layers": len(self._layers), "layer": self._layers})
+        self._weights = read_weights(folder / WEIGHTS, record["bytes"])
+        start = self._weights.ctypes.data
+        self._layers = (Layer * len(record["layer"]))(*(structure(Layer, each, start) for each in record["layer"]))
+        self.network = structure(Network, {**record, "layers": len(self._layers), "layer": self._layers}, start)
         threads = threads if len(self._weights) > SMALL else 1
         self._engine = self._library.tsumugu_open(ctypes.byref(self.network), threads)
         if not self._engine:
@@ -90,25 +85,37 @@ class Engine:
         if getattr(self, "_engine", None):
             self._library.tsumugu_close(self._engine)
 
-    def _struct(self, kind: type[Any], values: Mapping[str, Any] | None) -> Any:
-        """A structure of the kernels; where a field is a pointer, a place in the file becomes one."""
-        made = kind()
-        if values is None:
-            return made
-        for name, field in kind._fields_:
-            value = values.get(name)
-            if field in (Norm, Matrix):
-                setattr(made, name, self._struct(field, value))
-            elif field is ctypes.c_void_p:
-                setattr(made, name, None if value is None else self._weights.ctypes.data + value)
-            elif value is not None:
-                setattr(made, name, value)
+
+def structure(kind: type[Any], values: Mapping[str, Any] | None, start: int) -> Any:
+    """A structure of the kernels; where a field is a pointer, a place in the weights, which begin at `start`, becomes
+    one."""
+    made = kind()
+    if values is None:
         return made
+    for name, field in kind._fields_:
+        value = values.get(name)
+        if isinstance(field, type) and issubclass(field, ctypes.Structure):
+            setattr(made, name, structure(field, value, start))
+        elif field is ctypes.c_void_p:
+            setattr(made, name, None if value is None else start + value)
+        elif value is not None:
+            setattr(made, name, value)
+    return made
 
 
-def read_weights(path: Path) -> NDArray[np.uint8]:
-    """A file in memory of large pages, which is read a tenth more quickly; mapped where little memory is free."""
+def read_weights(path: Path, expected: int) -> NDArray[np.uint8]:
+    """A file in memory of large pages, which is read a tenth more quickly; mapped where little memory is free.
+
+    Raises:
+        CheckpointError: it has not the expected number of bytes.
+    """
     size = path.stat().st_size
+    if size != expected:
+        raise CheckpointError(
+            f"{size} bytes of weights where {expected} were written",
+            where=str(path.parent),
+            mend="remove the folder; it is compiled anew",
+        )
     if size > free_memory() // 2:
         return np.memmap(path, np.uint8, "r")
     found = np.empty(size, np.uint8)

@@ -26,7 +26,15 @@ from tsumugu.engines.native.encoder import NativeEncoder
 __all__ = ["kernels", "older"]
 
 HEADS = ("base", "masked-lm", "sequence-classification", "token-classification", "question-answering")
-LAYERS = ("odd width", "narrow feed-forward", "a head for every two columns", "relu", "gelu_new", "great eps", "no pad token")
+LAYERS = (
+    "odd width",
+    "narrow feed-forward",
+    "a head for every two columns",
+    "relu",
+    "gelu_new",
+    "great eps",
+    "no pad token",
+)
 CASES = [
     *((f"{family} plain", head) for family in ("bert", "roberta", "xlm-roberta", "electra") for head in HEADS),
     *((f"bert {what}", "base") for what in LAYERS),

@@ -39,7 +39,7 @@ def bench(
     limits = machine_limits(threads)
     found = phases(loaded, limits, threads=threads)
     kind: Any = getattr(loaded, "interface", {}).get("kind", "torch")
-    runs_on = {"native": "native", "torch": "torch"}.get(kind, "onnx")
+    runs_on = {"native": "native", "native-encoder": "native", "torch": "torch"}.get(kind, "onnx")
     if as_json:
         record = {"model": model, "engine": runs_on, "threads": threads, "limits": asdict(limits)}
         print(json.dumps(record | {"phases": [asdict(each) for each in found]}))

@@ -73,7 +73,9 @@ def _layer(writer: Writer, layer: Any, name: str) -> Place:
     if type(forward) is not FeedForward:
         raise unknown(forward)
     heads = Heads(attention.num_heads, attention.head_dim)
-    packed = [Part(f"{name}.attention.{each}", getattr(attention, each), rows=heads) for each in ("query", "key", "value")]
+    packed = [
+        Part(f"{name}.attention.{each}", getattr(attention, each), rows=heads) for each in ("query", "key", "value")
+    ]
     output = Part(f"{name}.attention.output", attention.output, columns=heads)
     up, down = (Part(f"{name}.feed_forward.{each}", getattr(forward, each)) for each in ("up", "down"))
     bits = writer.scheme.bits
@@ -181,9 +183,9 @@ def _written(writer: Writer, matrix: Floats, bias: Floats | None, *, bits: int, 
         panels = matrix.reshape(-1, PANEL, width).transpose(0, 2, 1)
         return found | {"numbers": writer.array(panels), "scales": None, "sums": None}
     numbers, scales = by_rows(matrix)
-    panels = numbers.reshape(-1, PANEL, width // 4, 4).transpose(0, 2, 1, 3)
+    fours = numbers.reshape(-1, PANEL, width // 4, 4).transpose(0, 2, 1, 3)
     sums = numbers.sum(1, dtype=np.int32)
-    return found | {"numbers": writer.array(panels), "scales": writer.array(scales), "sums": writer.array(sums)}
+    return found | {"numbers": writer.array(fours), "scales": writer.array(scales), "sums": writer.array(sums)}
 
 
 def by_rows(matrix: Floats) -> tuple[NDArray[np.int8], Floats]:

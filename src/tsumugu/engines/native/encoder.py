@@ -120,6 +120,7 @@ class NativeEncoder(OnnxModel):
         states = self.reader.read(texts)
         steps = self.interface["steps"]
         answer = self._answer(states, texts)
+        found: dict[str, Any]
         if self.head_name != "base":
             found = _answers(self.head_name, answer)
         else:
@@ -166,7 +167,7 @@ class NativeEncoder(OnnxModel):
         return _spread(x, there) if of_text else _spread(x, texts.real)
 
 
-def _answers(head: str, answer: Floats) -> dict[str, Floats]:
+def _answers(head: str, answer: Floats) -> dict[str, Any]:
     """By the names of the torch output."""
     if head == "question-answering":
         return {"start_logits": answer[..., 0], "end_logits": answer[..., 1]}

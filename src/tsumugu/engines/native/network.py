@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import CheckpointError
-from tsumugu.engines.native.library import Cache, Layer, Matrix, Network, Norm, load_library
+from tsumugu.engines.native.library import Cache, Layer, Matrix, Network, load_library
 from tsumugu.engines.native.prefixes import Prefixes
 
 WEIGHTS = "weights.bin"

@@ -1,1 +1,1 @@
-"""Decoders and encoders on the CPU by kernels of our own, compiled for the processor that is there. Runs without torch."""
+"""Decoders and encoders on the CPU by kernels of our own, compiled for the processor that is there. Without torch."""

@@ -145,6 +145,17 @@ def load_merged(source: str | Path, **options: Any) -> Any:
     return model
 
 
+def is_compiled(
+    source: str | Path, engine: str | None, *, task: str | None = None, quantize: str | None = None
+) -> bool:
+    """Whether the first engine that would run an unchanged checkpoint has a compiled form of it in the cache."""
+    engines = COMPILED.get(engine or "auto")
+    if engines is None:
+        return False
+    request = onnx_store.Request(resolve(source).path, task, quantize)
+    return any(onnx_store.find(replace(request, engine=each)) for each in engines)
+
+
 def compiled_folder(request: onnx_store.Request, engines: Sequence[str], *, progress: Progress | None = None) -> Path:
     """The compiled form of a checkpoint for the first of these engines that has one; it is compiled now if need be.
 

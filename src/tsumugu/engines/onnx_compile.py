@@ -27,7 +27,7 @@ from tsumugu.engines.onnx_network import interface_of, write_network
 from tsumugu.engines.onnx_store import Request
 from tsumugu.engines.onnx_weights import Scheme
 from tsumugu.engines.planned_weights import PlannedWeights
-from tsumugu.engines.torch import end_tokens, recognise
+from tsumugu.engines.torch import end_tokens, recognise, usage_of
 from tsumugu.hub.progress import Progress, Silent
 from tsumugu.models.base import Model
 from tsumugu.models.encoder import Encoder
@@ -62,7 +62,9 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
             work = _compile_native if request.engine == "native" else _compile
             with onnx_store.new_folder(key) as partial, _refusal_noted(request):
                 interface = work(model, plan, scheme, partial, progress, request.path.name)
-                onnx_store.write_record(partial, _record(model, scheme, end_tokens(checkpoint), interface))
+                onnx_store.write_record(
+                    partial, _record(model, scheme, end_tokens(checkpoint), interface) | {"usage": usage_of(checkpoint)}
+                )
     onnx_store.remember(request, key)
     return folder
 

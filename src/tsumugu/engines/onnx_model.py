@@ -38,6 +38,7 @@ class OnnxModel:
         folder: the compiled files.
         path, source: the checkpoint, and what was asked for.
         interface: how the graph is called.
+        usage: what its config.json says about its use.
     """
 
     family: FamilyName
@@ -49,6 +50,7 @@ class OnnxModel:
     path: Path
     source: str
     interface: Mapping[str, Any]
+    usage: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     device: str = field(default="cpu", init=False)
     _session: Any = field(default=None, init=False, repr=False)
@@ -119,6 +121,7 @@ def open_compiled(
         path=path,
         source=source,
         interface=record["interface"],
+        usage=record["usage"],
         threads=threads,
     )
 

@@ -21,7 +21,7 @@ from tsumugu import __version__
 from tsumugu.hub.home import home
 
 RECORD = "model.json"
-COMPILER = 5
+COMPILER = 6
 """Counted up whenever graphs change that are made of the same checkpoint."""
 PIECE = 1 << 22
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")

@@ -103,7 +103,7 @@ def load_model(
     model.load_report = report
     model.source, model.path = str(source), checkpoint.path
     model.end_tokens = end_tokens(checkpoint)
-    model.usage = {key: value for key in USAGE if (value := (checkpoint.config or {}).get(key)) is not None}
+    model.usage = usage_of(checkpoint)
     if added is not None:
         attach_folder(model, added)
     return model.eval()
@@ -244,6 +244,11 @@ def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Fam
     if not isinstance(wanted, str):
         raise ConfigError("there is no model_type", where=where, mend=f"known: {', '.join(known)}")
     raise UnknownNameError(f"no family loads model_type {wanted!r}", where=where, mend=did_you_mean(wanted, known))
+
+
+def usage_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What config.json says about the use of a model."""
+    return {key: value for key in USAGE if (value := (checkpoint.config or {}).get(key)) is not None}
 
 
 def end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.data.rows import Row, listed, text_column, text_of
-from tsumugu.engines.load import load_merged
+from tsumugu.engines.load import is_compiled, load_merged
 from tsumugu.hub.progress import Progress
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -52,12 +52,14 @@ class Task(ABC):
             is one text.
         needs_model: whether there is a model at all.
         engines: what the task runs on; "auto" takes the quickest.
+        head: the head that it needs, where it runs on compiled engines and a model may have been made for another.
     """
 
     name: ClassVar[str]
     default_model: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     engines: ClassVar[tuple[str, ...]] = ("torch",)
+    head: ClassVar[str | None] = None
     needs_model: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]] = ()
     sorts: ClassVar[bool] = False
@@ -105,7 +107,8 @@ class Task(ABC):
         if (chosen or "onnx") not in ("auto", *cls.engines):
             on = "torch only" if cls.engines == ("torch",) else " or ".join(cls.engines)
             raise InputError(f"{cls.name} runs on {on}", where="engine", mend="choose engine='torch'")
-        cls._require_fitting(source, adapter, progress)
+        if adapter is not None or not is_compiled(source, chosen, task=cls.name, quantize=quantize):
+            cls._require_fitting(source, adapter, progress)
         model = load_merged(
             source,
             dtype=dtype,
@@ -240,9 +243,9 @@ class Task(ABC):
 
 
 def _needed_head(task: Task | type[Task]) -> str | None:
-    """The head that a task needs, where it runs on torch only; nothing loads torch to tell for the others."""
+    """The head that a task needs; what runs on compiled engines says it itself, so that nothing loads torch to tell."""
     if "onnx" in task.engines:
-        return None
+        return task.head
     from tsumugu.models.base import TASK_HEADS
 
     return TASK_HEADS.get(task.name)

@@ -83,6 +83,25 @@ def outputs(
         yield group, output, given["attention_mask"]
 
 
+def numbers(values: Any) -> NDArray[np.float32]:
+    """What a model gives as float32 in NumPy, wherever and of whatever type it is."""
+    found: NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.float().cpu().numpy()
+    return found
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Shares along the last axis."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    found: NDArray[np.float64] = wide / wide.sum(-1, keepdims=True)
+    return found
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each number by itself between 0 and 1."""
+    found: NDArray[np.float64] = 0.5 * (1 + np.tanh(logits.astype(np.float64) / 2))
+    return found
+
+
 def _without_gradients(model: Any) -> AbstractContextManager[Any]:
     """Where nothing is remembered for training; a compiled model remembers nothing."""
     if isinstance(model, OnnxModel):

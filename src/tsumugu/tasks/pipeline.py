@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED, TASKS
-from tsumugu.engines.load import load_merged
+from tsumugu.engines.load import is_compiled, load_merged
 from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
 from tsumugu.text.tokenizer import Tokenizer
@@ -65,7 +65,11 @@ def pipeline(
             raise InputError(f"no task is for a model with head {model.head_name!r} alone", where="task")
     named = "translation" if _languages(task) else task
     if named in PROMPTED and (
-        named not in TASKS or _only_writes(model, options.get("adapter"), options.get("progress"))
+        named not in TASKS
+        or (
+            not _compiled_for(TASKS[task], model, options)
+            and _only_writes(model, options.get("adapter"), options.get("progress"))
+        )
     ):
         kind: type[Task] = PROMPTED[named]
     else:
@@ -83,6 +87,16 @@ def pipeline(
         raise InputError(f"{kind.name} has no default model", where="model", mend="name one")
     load: Callable[..., Task] = kind.load
     return load(source, tokenizer=tokenizer, **options)
+
+
+def _compiled_for(kind: type[Task], model: Model | OnnxModel | str | Path | None, options: Mapping[str, Any]) -> bool:
+    """Whether a model lies in the cache compiled for a task: then it has a head for that, and torch need not tell."""
+    if not isinstance(model, str | Path) or options.get("adapter") is not None:
+        return False
+    engine, quantize = options.get("engine"), options.get("quantize")
+    if engine is None and quantize is None:
+        return False
+    return is_compiled(model, engine, task=kind.name, quantize=quantize)
 
 
 def _only_writes(

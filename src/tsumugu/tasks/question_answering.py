@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError
 from tsumugu.tasks.base import Task
-from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.batching import numbers, outputs
 from tsumugu.text.encoding import Encoding
 from tsumugu.text.japanese import japanese_share, past_marks
 
@@ -48,6 +47,8 @@ class QuestionAnswering(Task):
     """
 
     name = "question-answering"
+    engines = ("torch", "onnx", "native")
+    head = "question-answering"
     options = frozenset(
         {
             "top_k",
@@ -78,7 +79,6 @@ class QuestionAnswering(Task):
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)
 
-    @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         count = _at_least_one(options, "top_k", 1)
         limit = min(_at_least_one(options, "max_seq_len", 384), self.longest)
@@ -119,7 +119,7 @@ class QuestionAnswering(Task):
         spans: list[list[tuple[int, int, float]]] = [[] for _ in origin]
         nothing = [1.0] * len(contexts)
         for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
-            starts, ends = (each.double().cpu().numpy() for each in (output.start_logits, output.end_logits))
+            starts, ends = (numbers(each).astype(np.float64) for each in (output.start_logits, output.end_logits))
             for place, piece in enumerate(group):
                 row, readable = origin[piece], self._readable(encoded, piece)
                 # Where answers are widened to words, several of them may become one: some more are looked at.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import PAIRS, Row, text_column, text_of
 from tsumugu.tasks.base import Task
-from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.batching import numbers, outputs, sigmoid, softmax
 from tsumugu.tasks.shown import ShowsLabel
 
 FUNCTIONS = ("sigmoid", "softmax", "none")
@@ -34,6 +34,8 @@ class TextClassification(ShowsLabel, Task):
     """
 
     name = "text-classification"
+    engines = ("torch", "onnx", "native")
+    head = "sequence-classification"
     options = frozenset({"top_k", "function_to_apply", "return_all_scores", "truncation", "max_length"})
     sorts = True
     columns = (("text", "text_pair"), *PAIRS)
@@ -45,7 +47,6 @@ class TextClassification(ShowsLabel, Task):
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str | Mapping)
 
-    @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         cut: dict[str, Any] = {"truncation": True, "max_length": options.get("max_length") or self.longest}
         texts = [_texts(row) for row in rows]
@@ -61,12 +62,12 @@ class TextClassification(ShowsLabel, Task):
                 **(cut if options.get("truncation", True) else {}),
             )
             for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
-                scores = self._scores(output.logits.float(), options.get("function_to_apply"))
+                scores = self._scores(numbers(output.logits), options.get("function_to_apply"))
                 for place, row in enumerate(group):
                     results[some[row]] = self._answer(scores[place].tolist(), options)
         return results
 
-    def _scores(self, logits: Tensor, function: str | None) -> Tensor:
+    def _scores(self, logits: NDArray[np.float32], function: str | None) -> NDArray[Any]:
         """What logits `[rows, labels]` say, as the model's problem asks for it."""
         problem = self.model.usage.get("problem_type")
         if function in (None, "default"):
@@ -74,9 +75,9 @@ class TextClassification(ShowsLabel, Task):
             function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
         match function.lower() if isinstance(function, str) else function:
             case "sigmoid":
-                return logits.sigmoid()
+                return sigmoid(logits)
             case "softmax":
-                return logits.softmax(-1)
+                return softmax(logits)
             case "none":
                 return logits
         mend = did_you_mean(str(function), FUNCTIONS)

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from tsumugu.core.errors import InputError
 from tsumugu.tasks.base import Task
-from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.batching import numbers, outputs, sigmoid
 
 
 class TextRanking(Task):
@@ -28,6 +27,8 @@ class TextRanking(Task):
     """
 
     name = "text-ranking"
+    engines = ("torch", "onnx", "native")
+    head = "sequence-classification"
     options = frozenset({"top_k", "function_to_apply"})
     sorts = True
     columns = (("query", "texts"),)
@@ -48,7 +49,6 @@ class TextRanking(Task):
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)
 
-    @torch.inference_mode()
     def scores(self, pairs: Sequence[tuple[str, str]], function_to_apply: str = "sigmoid") -> list[float]:
         """How well the second text of each pair answers the first, in order."""
         if function_to_apply not in ("sigmoid", "none"):
@@ -58,8 +58,8 @@ class TextRanking(Task):
             return []
         encoded = self.tokenizer(list(pairs), truncation=True, max_length=self.longest)
         for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
-            logits = output.logits[:, 0].float()
-            found[group] = (logits.sigmoid() if function_to_apply == "sigmoid" else logits).cpu().numpy()
+            logits = numbers(output.logits)[:, 0]
+            found[group] = sigmoid(logits) if function_to_apply == "sigmoid" else logits
         scores: list[float] = found.tolist()
         return scores
 

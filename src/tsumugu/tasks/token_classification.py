@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.tasks.base import Task
-from tsumugu.tasks.batching import outputs
+from tsumugu.tasks.batching import numbers, outputs, softmax
 from tsumugu.tasks.shown import ShowsEntities
 from tsumugu.text.encoding import Encoding
 from tsumugu.text.japanese import is_japanese, past_marks
@@ -63,6 +62,8 @@ class TokenClassification(ShowsEntities, Task):
     """
 
     name = "token-classification"
+    engines = ("torch", "onnx", "native")
+    head = "token-classification"
     options = frozenset(
         {
             "aggregation_strategy",
@@ -87,7 +88,6 @@ class TokenClassification(ShowsEntities, Task):
         results = self._solve(rows, **chosen)
         return results[0] if _is_words(inputs) else results
 
-    @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         strategy = _strategy(options)
         ignored = options.get("ignore_labels", ["O"])
@@ -107,7 +107,7 @@ class TokenClassification(ShowsEntities, Task):
         for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):
             for place, piece in enumerate(group):
                 length = len(encoded["input_ids"][piece])
-                scores[piece] = output.logits[place, :length].float().softmax(-1).cpu().numpy()
+                scores[piece] = softmax(numbers(output.logits[place, :length])).astype(np.float32)
         pieces: list[list[int]] = [[] for _ in rows]
         for piece, row in enumerate(encoded["overflow_to_sample_mapping"]):
             pieces[row].append(piece)

@@ -22,7 +22,7 @@ def run(report: Report) -> None:
         model = tg.load_model("minilm", task=task, strict=False)
         with tempfile.TemporaryDirectory() as folder:
             tg.save_model(model, folder, tokenizer=tokenizer)
-            ours = tg.pipeline(task, model=folder)
+            ours = tg.pipeline(task, model=folder, engine="auto")
             theirs = transformers.pipeline(task, model=folder, device="cpu")
         options = limit if task == "text-classification" else {}
         mine, other = ours(texts[:8]), theirs(texts[:8], **options)

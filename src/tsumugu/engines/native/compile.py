@@ -240,6 +240,11 @@ def _turning(writer: Writer, rotary: RotaryPositions, padded: int, longest: int)
 
 
 def activation_of(module: Any) -> int:
+    """The number of a block's activation in network.h.
+
+    Raises:
+        ConfigError: the kernels have none such.
+    """
     function = module.activation
     name = next((name for name, known in ACTIVATIONS.items() if known is function), "")
     name = ALIASES.get(name, name)
@@ -249,8 +254,10 @@ def activation_of(module: Any) -> int:
 
 
 def refused(what: str) -> ConfigError:
+    """What the kernels do not know, as an error that names the way out."""
     return ConfigError(f"{what} is nothing the native kernels know", where="engine", mend="choose engine='onnx'")
 
 
 def unknown(part: Any) -> ConfigError:
+    """The same for a block."""
     return refused(type(part).__name__)

@@ -10,15 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors.flax
 import torch
 
 import tsumugu as tg
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError, UnknownNameError
 from tsumugu.core.registry import FAMILIES
+from tsumugu.export.jax import to_jax
+from tsumugu.export.program import take_apart
+from tsumugu.export.tensorflow import to_tensorflow
+from tsumugu.export.trace import trace
 from tsumugu.export.write import export
 from tsumugu.models.base import Model
 
@@ -50,12 +58,12 @@ def small(name: str, head: str) -> Model:
 
 
 def feeds(model: Model) -> Iterator[dict[str, torch.Tensor]]:
-    """Inputs of one token, and of several rows of different lengths."""
+    """Inputs of one token, and of several rows of different lengths, filled up at the right and at the left."""
     generator = torch.Generator().manual_seed(1)
-    for rows, time in ((1, 1), (3, 11)):
+    for rows, time in ((1, 1), (3, 11), (2, 7)):
         ids = torch.randint(5, 90, (rows, time), generator=generator)
         real = torch.ones_like(ids)
-        real[rows // 2, 1 + time // 2 :] = 0
+        real[rows // 2, slice(0, 3) if time == 7 else slice(1 + time // 2, None)] = 0
         given = {"input_ids": ids, "attention_mask": real}
         if getattr(model.config, "num_segments", 1) > 1:
             given["token_type_ids"] = torch.randint(0, 2, ids.shape, generator=generator)
@@ -76,18 +84,56 @@ def check(model: Model, run: Callable[[dict[str, torch.Tensor]], list[Any]]) -> 
 
 ONNX = [(name, FAMILIES[name].heads[0]) for name in ("bert", "electra", "roberta", "gpt2", "llama", "gemma3", "t5")]
 ONNX += [("bert", "sequence-classification")]
-TORCH = [(name, FAMILIES[name].heads[0]) for name in FAMILIES if name not in dict(ONNX)]
-TORCH += [("bert", "question-answering"), ("llama", "sequence-classification"), ("t5", "encoder")]
-TORCH += [("roberta", "token-classification"), ("gpt2", "base"), ("t5", "base"), ("bert", "pretraining")]
+ALL = [(name, FAMILIES[name].heads[0]) for name in FAMILIES if name not in dict(ONNX)]
+ALL += [("bert", "question-answering"), ("llama", "sequence-classification"), ("gemma3", "base"), ("t5", "base")]
+ALL += [("roberta", "token-classification"), ("gpt2", "base"), ("bert", "pretraining"), ("electra", "base")]
 
 
-@pytest.mark.parametrize(("name", "head"), TORCH)
-def test_torch_export(name: str, head: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "head"), ALL)
+def test_torch_jax_and_tensorflow(name: str, head: str) -> None:
     model = small(name, head)
-    path = export(model, tmp_path / "model.pt2", "torch-export")
-    graph = torch.export.load(path).module()
+    traced = trace(model)
+    graph = traced.program.module()
     with torch.no_grad():
         check(model, lambda given: list(graph(*given.values())))
+    program = take_apart(traced)
+    function, params = to_jax(program)
+    jitted = jax.jit(function)
+
+    def in_jax(given: dict[str, torch.Tensor]) -> list[Any]:
+        found = jitted(params, **{key: value.numpy() for key, value in given.items()})
+        return [found[key] for key in function.outputs]
+
+    check(model, in_jax)
+    serving = to_tensorflow(program).serving
+
+    def in_tensorflow(given: dict[str, torch.Tensor]) -> list[Any]:
+        found = serving(*(value.numpy() for value in given.values()))
+        return [found[key] for key in program.outputs]
+
+    check(model, in_tensorflow)
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert", "sequence-classification"), ("llama", "causal-lm")])
+def test_gradients_in_jax(name: str, head: str, tmp_path: Path) -> None:
+    model = small(name, head)
+    given = list(feeds(model))[-1]
+    logits = model(**given).logits
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    (logits * weights).sum().backward()
+    arrays = {key: jnp.asarray(value.numpy(), "int32") for key, value in given.items()}
+
+    def loss(params: dict[str, Any]) -> Any:
+        return (read.call(params, **arrays)["logits"] * weights.numpy()).sum()
+
+    folder = export(model, tmp_path / "out", "jax")
+    read = jax.export.deserialize((folder / "model.jax").read_bytes())
+    found = jax.jit(jax.grad(loss))(safetensors.flax.load_file(folder / "params.safetensors"))
+    wanted = {key: value.grad for key, value in model.named_parameters()}
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        assert value is not None
+        assert np.abs(np.asarray(found[key]) - value.numpy()).max() <= TOLERANCE * max(1, value.abs().max())
 
 
 @pytest.mark.parametrize(("name", "head"), ONNX)

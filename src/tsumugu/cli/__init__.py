@@ -45,7 +45,10 @@ VERBS = {
     "compile": ("tsumugu.cli.compile:compile", "Make a model ready for the quick engine."),
     "quantize": ("tsumugu.cli.quantize:quantize", "Write a model with its weights in 4 or 8 bits, as a GGUF file."),
     "bench": ("tsumugu.cli.bench:bench", "Say what this machine can do, and how much of it a model reaches."),
-    "export": ("tsumugu.cli.export:export", "Write a model as a graph for another runtime: ONNX, torch.export."),
+    "export": (
+        "tsumugu.cli.export:export",
+        "Write a model as a graph for another runtime: ONNX, JAX, TensorFlow, torch.export.",
+    ),
     "models": ("tsumugu.cli.models:models", "List the families, what each loads, and what is in the cache."),
     "cache": ("tsumugu.cli.cache:app", "See and clean the model cache."),
     "demo": ("tsumugu.cli.demo:demo", "Show the toolkit at work on real weights."),

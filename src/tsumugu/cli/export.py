@@ -17,12 +17,16 @@ def export(
     path: Annotated[Path, Parameter(help="A folder, or a file that ends in .onnx or .pt2.")],
     /,
     *,
-    to: Annotated[str, Parameter(help="onnx or torch-export.")] = "onnx",
+    to: Annotated[str, Parameter(help="onnx, torch-export, jax or tf.")] = "onnx",
     task: Annotated[
         str | None, Parameter(help="A head, or the task that needs one; the checkpoint's own otherwise.")
     ] = None,
     cache: Annotated[
-        bool, Parameter(negative="", help="Of a decoder: take and give keys and values, to write token by token.")
+        bool,
+        Parameter(
+            negative="",
+            help="Of a decoder (onnx, torch-export): take and give keys and values, to write token by token.",
+        ),
     ] = False,
     dtype: DType = "float32",
     quiet: Quiet = False,
@@ -36,6 +40,6 @@ def export(
     with progress(quiet=quiet) as display:
         display.add_task(f"writing {to}", total=None)
         written = write(loaded, path, to, cache=cache)
-    files = [written] if written.is_file() else sorted(each for each in written.iterdir() if each.is_file())
+    files = [written] if written.is_file() else sorted(each for each in written.rglob("*") if each.is_file())
     for each in files:
         stdout().print(f"{each.stat().st_size:>13,}  {each}", markup=False)

@@ -71,6 +71,13 @@ def trace(model: Model, *, cache: bool = False) -> Traced:
     return Traced(program, tuple(given), outputs, tuple(given.values()), wrapped.longest)
 
 
+def words_of(name: str) -> dict[int, str]:
+    """The axes of an input that may have any size, and their words."""
+    if name.startswith("past_key_values"):
+        return {0: "batch", 2: "past"}
+    return {0: "batch", 1: "steps" if name == "decoder_input_ids" else "time"}
+
+
 def plain_attention() -> AbstractContextManager[None]:
     """Attention as matrix products and a softmax, while a graph is made or taken apart.
 

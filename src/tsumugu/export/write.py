@@ -9,16 +9,19 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from tsumugu.checkpoints.atomic import new_file, said_clearly, sync
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, MissingExtraError, TsumuguError, UnknownNameError, did_you_mean
+from tsumugu.core.frameworks import load
 from tsumugu.engines.torch import load_model
-from tsumugu.export.trace import Traced, plain_attention, trace
+from tsumugu.export.program import take_apart
+from tsumugu.export.trace import Traced, plain_attention, trace, words_of
 from tsumugu.models.base import Model
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -26,6 +29,7 @@ INLINE_BYTES = 1_800_000_000
 """Weights above this lie in a file of their own: one ONNX file ends at 2 GiB."""
 
 
+@overload
 def export(
     model: Model | str | Path,
     path: str | Path,
@@ -33,23 +37,41 @@ def export(
     *,
     tokenizer: Tokenizer | None = None,
     cache: bool = False,
-) -> Path:
+) -> Path: ...
+
+
+@overload
+def export(
+    model: Model | str | Path, path: None = None, to: str = "jax", *, tokenizer: None = None, cache: bool = False
+) -> Any: ...
+
+
+def export(
+    model: Model | str | Path,
+    path: str | Path | None = None,
+    to: str = "onnx",
+    *,
+    tokenizer: Tokenizer | None = None,
+    cache: bool = False,
+) -> Any:
     """Write a model as a graph for another runtime, with any number of rows and tokens.
 
     ONNX: a plain graph of standard operators, which ONNX Runtime and others run. torch-export: a `.pt2` file that
-    `torch.export.load` reads without this package. A path with the suffix .onnx or .pt2 becomes that file alone; any
-    other a folder with the graph, config.json, and the tokenizer's files.
+    `torch.export.load` reads without this package. jax: StableHLO with its derivative, which `jax.export.deserialize`
+    reads, and its parameters. tf: a TensorFlow SavedModel. A path with the suffix .onnx or .pt2 becomes that file
+    alone; any other a folder with the graph, config.json, and the tokenizer's files.
 
     Args:
         model: a model, or what `load_model` takes.
-        path: the file, or the folder.
-        to: "onnx" or "torch-export".
+        path: the file, or the folder. For jax and tf it may be left out.
+        to: "onnx", "torch-export", "jax" or "tf".
         tokenizer: the model's own; found beside its files when left out.
-        cache: of a decoder: a graph that takes the keys and values of earlier tokens (`past_key_values.0.key`, of
-            length 0 at the start) and gives them back with the new ones (`present.0.key`).
+        cache: of a decoder, for onnx and torch-export: a graph that takes the keys and values of earlier tokens
+            (`past_key_values.0.key`, of length 0 at the start) and gives them back with the new ones (`present.0.key`).
 
     Returns:
-        The file or folder that was written; it appears whole.
+        The file or folder that was written; it appears whole. Without a path: for jax a pair, a function for
+        `jax.jit` and `jax.grad` and its parameters; for tf a `tf.Module` whose weights are variables.
 
     Raises:
         UnknownNameError: no such target; it names the nearest.
@@ -58,31 +80,36 @@ def export(
     """
     if to not in TARGETS:
         raise UnknownNameError(f"unknown target {to!r}", where="to", mend=did_you_mean(to, TARGETS))
-    suffix, write = TARGETS[to]
-    path = Path(path).expanduser()
-    others = {each for each, _ in TARGETS.values()} - {suffix}
-    if path.suffix in others:
-        raise InputError(f"a file for {to} ends in {suffix}, not {path.suffix}", where=str(path))
-    if to == "onnx":
-        _need_onnx()
+    target = TARGETS[to]
+    path = None if path is None else Path(path).expanduser()
+    if path is None and target.build is None:
+        raise InputError(f"a graph for {to} is written to a file or a folder", where="path", mend="name one")
+    if path is not None:
+        _fits(path, to, target)
+    if cache and target.build is not None:
+        raise InputError(f"a graph for {to} has no cache", where="cache", mend="use onnx or torch-export")
+    target.need()
     if not isinstance(model, Model):
         tokenizer = tokenizer or _tokenizer(model)
         model = load_model(model)
     elif tokenizer is None and model.path is not None:
         tokenizer = _tokenizer(model.path)
-    if path.suffix == suffix:
+    if path is None:
+        assert target.build is not None
+        return target.build(_traced(model, cache))
+    if path.suffix == target.suffix:
         path.parent.mkdir(parents=True, exist_ok=True)
         traced = _traced(model, cache)
         if to == "onnx" and _bytes(model) > INLINE_BYTES:
             raise InputError("the weights do not fit one ONNX file", where=str(path), mend="give a folder")
         with new_file(path) as partial:
-            write(traced, partial)
+            target.write(traced, partial)
         return path
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with said_clearly(path):
         try:
             partial.mkdir(parents=True)
-            write(_traced(model, cache), partial / f"model{suffix}")
+            target.write(_traced(model, cache), partial if target.suffix is None else partial / f"model{target.suffix}")
             config = model.family.to_hub(model.config, model.head_name)
             (partial / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
             if tokenizer is not None:
@@ -91,6 +118,15 @@ def export(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _fits(path: Path, to: str, target: Target) -> None:
+    """Refuse the suffix of another target, and a file where a folder is to be."""
+    if path.suffix in {each.suffix for each in TARGETS.values()} - {None, target.suffix}:
+        wanted = "is a folder" if target.suffix is None else f"ends in {target.suffix}"
+        raise InputError(f"a graph for {to} {wanted}, not {path.suffix}", where=str(path))
+    if path.is_file() and path.suffix != target.suffix:
+        raise InputError("is a file", where=str(path), mend="name a folder")
 
 
 def _tokenizer(source: str | Path) -> Tokenizer | None:
@@ -105,12 +141,13 @@ def _bytes(model: Model) -> int:
 
 
 def _move(partial: Path, path: Path) -> None:
-    """Put what was written in its place: the folder as a whole, or, where there is one, file by file."""
+    """Put what was written in its place: the folder as a whole, or, where there is one, part by part."""
     if path.exists():
-        if not path.is_dir():
-            raise InputError("is a file", where=str(path), mend="name a folder")
         for each in sorted(partial.iterdir()):
-            each.replace(path / each.name)
+            old = path / each.name
+            if old.is_dir():
+                shutil.rmtree(old)
+            each.replace(old)
     else:
         partial.rename(path)
     sync(path)
@@ -136,6 +173,13 @@ def _need_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise MissingExtraError("onnxscript", extra="onnx", purpose="writing ONNX") from None
+
+
+def _need(package: str, extra: str, purpose: str) -> None:
+    try:
+        load(package)
+    except MissingExtraError:
+        raise MissingExtraError(package, extra=extra, purpose=purpose) from None
 
 
 def _write_onnx(traced: Traced, path: Path) -> None:
@@ -168,10 +212,7 @@ def _name_dimensions(model: Any, traced: Traced) -> None:
 
     words: dict[str, str] = {}
     for value in model.graph.inputs:
-        kinds = {"decoder_input_ids": {0: "batch", 1: "steps"}}.get(value.name, {0: "batch", 1: "time"})
-        if str(value.name).startswith("past_key_values"):
-            kinds = {0: "batch", 2: "past"}
-        for axis, word in kinds.items():
+        for axis, word in words_of(str(value.name)).items():
             if value.shape is not None and isinstance(value.shape[axis], ir.SymbolicDim):
                 words.setdefault(str(value.shape[axis].value), word)
 
@@ -191,9 +232,53 @@ def _name_dimensions(model: Any, traced: Traced) -> None:
     model.producer_name, model.doc_string = "tsumugu", None
 
 
-Writer = Callable[[Traced, Path], None]
-TARGETS: Mapping[str, tuple[str, Writer]] = {
-    "onnx": (".onnx", _write_onnx),
-    "torch-export": (".pt2", _write_torch),
+def _to_jax(traced: Traced) -> Any:
+    from tsumugu.export.jax import to_jax
+
+    return to_jax(take_apart(traced))
+
+
+def _write_jax(traced: Traced, folder: Path) -> None:
+    from tsumugu.export.jax import write_jax
+
+    write_jax(take_apart(traced), folder)
+
+
+def _to_tensorflow(traced: Traced) -> Any:
+    from tsumugu.export.tensorflow import to_tensorflow
+
+    return to_tensorflow(take_apart(traced))
+
+
+def _write_tensorflow(traced: Traced, folder: Path) -> None:
+    from tsumugu.export.tensorflow import write_tensorflow
+
+    write_tensorflow(take_apart(traced), folder)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime.
+
+    Attributes:
+        suffix: of its file; None where a graph is a folder.
+        write: a graph to that file, or into that folder.
+        build: a graph as an object of that framework, where it has one of its own.
+        need: fails clearly when its library is not installed.
+    """
+
+    suffix: str | None
+    write: Callable[[Traced, Path], None]
+    build: Callable[[Traced], Any] | None = None
+    need: Callable[[], object] = lambda: None
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target(".onnx", _write_onnx, need=_need_onnx),
+    "torch-export": Target(".pt2", _write_torch),
+    "jax": Target(None, _write_jax, _to_jax, need=lambda: _need("jax", "jax", "a model for JAX")),
+    "tf": Target(
+        None, _write_tensorflow, _to_tensorflow, need=lambda: _need("tensorflow", "tf", "a model for TensorFlow")
+    ),
 }
-"""Name of a target -> the suffix of its file, and what writes it."""
+"""What a model can be written for, by name."""

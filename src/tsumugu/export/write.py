@@ -197,13 +197,37 @@ def _write_onnx(traced: Traced, path: Path) -> None:
                 output_names=list(traced.outputs),
                 dynamo=True,
                 verbose=False,
+                optimize=False,
             )
     finally:
         for each, level in zip(quiet, levels, strict=True):
             each.setLevel(level)
+    _tidy(program.model)
     _name_dimensions(program.model, traced)
     size = sum(each.nbytes for each in traced.program.state_dict.values())
     program.save(path, external_data=size > INLINE_BYTES)
+
+
+def _tidy(model: Any) -> None:
+    """Compute what is known, drop what is not used, and say once what is said twice.
+
+    The exporter's own optimiser also looks for patterns, in a time that grows with the square of the layers, and finds
+    hardly any here; a runtime looks for its own when it loads a graph.
+    """
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model)
+    for each in (
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        each(model)
 
 
 def _name_dimensions(model: Any, traced: Traced) -> None:

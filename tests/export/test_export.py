@@ -72,14 +72,18 @@ def feeds(model: Model) -> Iterator[dict[str, torch.Tensor]]:
         yield given
 
 
-def check(model: Model, run: Callable[[dict[str, torch.Tensor]], list[Any]]) -> None:
+def check(model: Model, run: Callable[[dict[str, torch.Tensor]], list[Any]], *, padding: bool = True) -> None:
+    """Equal outputs. `padding`: also at padding, where they mean nothing."""
     for given in feeds(model):
         with torch.no_grad():
             wanted = model(**given).to_tuple()
         found = run(given)
         assert len(found) == len(wanted)
         for one, other in zip(found, wanted, strict=True):
-            assert np.abs(np.asarray(one) - other.numpy()).max() <= TOLERANCE
+            difference = np.abs(np.asarray(one) - other.numpy())
+            if not padding and other.shape[:2] == given["attention_mask"].shape:
+                difference = difference[given["attention_mask"].numpy() == 1]
+            assert difference.max() <= TOLERANCE
 
 
 ONNX = [(name, FAMILIES[name].heads[0]) for name in ("bert", "electra", "roberta", "gpt2", "llama", "gemma3", "t5")]
@@ -145,7 +149,8 @@ def test_onnx(name: str, head: str, tmp_path: Path) -> None:
     assert outputs == model(**next(feeds(model))).keys()
     shapes = {each.name: each.shape for each in session.get_inputs()}
     assert shapes["input_ids"] == ["batch", "time"]
-    check(model, lambda given: session.run(None, {key: given[key].numpy() for key in shapes}))
+    # ONNX Runtime's softmax of a row that is all -inf is no NaN that the graph would mend
+    check(model, lambda given: session.run(None, {key: given[key].numpy() for key in shapes}), padding=False)
 
 
 def test_a_decoder_writes_token_by_token(decoder_folder: Path, tmp_path: Path) -> None:

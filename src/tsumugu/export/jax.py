@@ -176,6 +176,7 @@ def operators() -> Operators:
         "aten.abs": jnp.abs,
         "aten.add": lambda x, y, alpha=1: x + (y if alpha == 1 else alpha * y),
         "aten.addmm": lambda bias, x, y: bias + x @ y,
+        "aten.alias": lambda x: x,
         "aten.any": lambda x, dim, keepdim=False: x.any(dim, keepdims=keepdim),
         "aten.arange": lambda start, end, step=1, dtype=None: jnp.arange(start, end, step, dtype=dtype_of(dtype)),
         "aten.argmax": lambda x, dim=None, keepdim=False: jnp.argmax(x, dim, keepdims=keepdim),

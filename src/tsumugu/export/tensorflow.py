@@ -136,6 +136,7 @@ def operators() -> Operators:
         "aten.abs": tf.abs,
         "aten.add": both(tf.add),
         "aten.addmm": lambda bias, x, y: bias + tf.matmul(x, y),
+        "aten.alias": tf.identity,
         "aten.any": lambda x, dim, keepdim=False: tf.reduce_any(x, dim, keepdims=keepdim),
         "aten.arange": arange,
         "aten.argmax": lambda x, dim, keepdim=False: tf.argmax(tf.expand_dims(x, -1) if keepdim else x, dim),

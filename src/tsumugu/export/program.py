@@ -5,6 +5,7 @@ What is left holds no PyTorch but the weights: names, numbers and operators. Che
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,8 @@ class Program:
 
 def take_apart(traced: Traced) -> Program:
     """The steps of a graph."""
-    with plain_attention(), torch.no_grad():
+    with plain_attention(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on what it will change in later versions
         program = traced.program.run_decompositions()
     graph = program.graph
     for node in list(graph.nodes):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tsumugu.engines.load import load_model as load_model
     from tsumugu.engines.torch import save_model as save_model
     from tsumugu.evaluation.evaluate import evaluate as evaluate
-    from tsumugu.export.write import export as export
+    from tsumugu.exporting.write import export as export
     from tsumugu.generation.generate import generate as generate
     from tsumugu.hub.resolve import pull as pull
     from tsumugu.quantization.quantize import quantize as quantize
@@ -57,7 +57,7 @@ _HOMES = {
     "add_adapter": "tsumugu.adapters.adapt",
     "convert_tensor": "tsumugu.core.tensors",
     "evaluate": "tsumugu.evaluation.evaluate",
-    "export": "tsumugu.export.write",
+    "export": "tsumugu.exporting.write",
     "finetune": "tsumugu.tuning.finetune",
     "generate": "tsumugu.generation.generate",
     "load_adapter": "tsumugu.adapters.files",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tsumugu
+
 HEAVY = ["torch", "numpy", "jax", "tensorflow", "ml_dtypes", "transformers", "onnxruntime"]
 
 
@@ -36,6 +38,12 @@ def test_the_package_loads_nothing_but_itself():
     assert not {*HEAVY, "rich", "cyclopts", "tokenizers", "huggingface_hub", "safetensors"} & loaded_by(
         "import tsumugu"
     )
+
+
+def test_no_public_name_is_also_a_module():
+    """Importing such a module would put it in the place of the name."""
+    place = Path(tsumugu.__file__).parent
+    assert [name for name in tsumugu.__all__ if (place / name).exists() or (place / f"{name}.py").exists()] == []
 
 
 @pytest.mark.parametrize("module", ["errors", "config", "registry", "tensors", "frameworks"])

@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write a model as a graph that runs without this package, with its configuration and tokenizer beside it."""
     from tsumugu.engines.torch import load_model
-    from tsumugu.export.write import export as write
+    from tsumugu.exporting.write import export as write
 
     with downloads(quiet=quiet) as watch:
         loaded = load_model(model, dtype=dtype, task=task, progress=watch)

@@ -23,11 +23,11 @@ import tsumugu as tg
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError, UnknownNameError
 from tsumugu.core.registry import FAMILIES
-from tsumugu.export.jax import to_jax
-from tsumugu.export.program import take_apart
-from tsumugu.export.tensorflow import to_tensorflow
-from tsumugu.export.trace import trace
-from tsumugu.export.write import export
+from tsumugu.exporting.jax import to_jax
+from tsumugu.exporting.program import take_apart
+from tsumugu.exporting.tensorflow import to_tensorflow
+from tsumugu.exporting.trace import trace
+from tsumugu.exporting.write import export
 from tsumugu.models.base import Model
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "max_positions": 64}

@@ -11,7 +11,7 @@ from typing import Any
 
 from tsumugu.core.frameworks import load
 from tsumugu.core.tensors import convert_tensor
-from tsumugu.export.program import Operators, Program, check, run
+from tsumugu.exporting.program import Operators, Program, check, run
 
 
 def to_tensorflow(program: Program) -> Any:

@@ -20,8 +20,8 @@ from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, MissingExtraError, TsumuguError, UnknownNameError, did_you_mean
 from tsumugu.core.frameworks import load
 from tsumugu.engines.torch import load_model
-from tsumugu.export.program import take_apart
-from tsumugu.export.trace import Traced, plain_attention, trace, words_of
+from tsumugu.exporting.program import take_apart
+from tsumugu.exporting.trace import Traced, plain_attention, trace, words_of
 from tsumugu.models.base import Model
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -257,25 +257,25 @@ def _name_dimensions(model: Any, traced: Traced) -> None:
 
 
 def _to_jax(traced: Traced) -> Any:
-    from tsumugu.export.jax import to_jax
+    from tsumugu.exporting.jax import to_jax
 
     return to_jax(take_apart(traced))
 
 
 def _write_jax(traced: Traced, folder: Path) -> None:
-    from tsumugu.export.jax import write_jax
+    from tsumugu.exporting.jax import write_jax
 
     write_jax(take_apart(traced), folder)
 
 
 def _to_tensorflow(traced: Traced) -> Any:
-    from tsumugu.export.tensorflow import to_tensorflow
+    from tsumugu.exporting.tensorflow import to_tensorflow
 
     return to_tensorflow(take_apart(traced))
 
 
 def _write_tensorflow(traced: Traced, folder: Path) -> None:
-    from tsumugu.export.tensorflow import write_tensorflow
+    from tsumugu.exporting.tensorflow import write_tensorflow
 
     write_tensorflow(take_apart(traced), folder)
 

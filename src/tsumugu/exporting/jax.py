@@ -15,7 +15,7 @@ from tsumugu.checkpoints.load import save_tensors
 from tsumugu.core.errors import InputError
 from tsumugu.core.frameworks import load
 from tsumugu.core.tensors import convert_tensor
-from tsumugu.export.program import Operators, Program, check, run
+from tsumugu.exporting.program import Operators, Program, check, run
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -21,11 +21,11 @@ from tests.tuning.samples import BAD, GOOD, THINGS, base, sentiment, write
 import tsumugu as tg
 from tsumugu.cli import main
 from tsumugu.core.errors import ConfigError, InputError
-from tsumugu.export.jax import to_jax
-from tsumugu.export.program import Program, Step, take_apart
-from tsumugu.export.tensorflow import to_tensorflow
-from tsumugu.export.trace import trace
-from tsumugu.export.write import export
+from tsumugu.exporting.jax import to_jax
+from tsumugu.exporting.program import Program, Step, take_apart
+from tsumugu.exporting.tensorflow import to_tensorflow
+from tsumugu.exporting.trace import trace
+from tsumugu.exporting.write import export
 
 TEXTS = 40
 TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 
 from tsumugu.core.errors import ConfigError
-from tsumugu.export.trace import Traced, plain_attention, words_of
+from tsumugu.exporting.trace import Traced, plain_attention, words_of
 
 Operators = Mapping[str, Callable[..., Any]]
 """Name of an operator (`aten.mul`, or `python.mul` of two sizes) -> the function that computes it."""

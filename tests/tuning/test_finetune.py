@@ -117,7 +117,7 @@ def test_the_head_alone(tmp_path, tiny):
 
 
 def test_lora_leaves_an_adapter_and_a_merged_model(tmp_path, tiny):
-    values = recipe(tmp_path, tiny(), model={"method": "lora", "lora": {"rank": 4}}, train={"lr": 2e-2})
+    values = recipe(tmp_path, tiny(), model={"method": "lora", "lora": {"rank": 4}}, train={"lr": 5e-3})
     found = tg.finetune(values, tmp_path / "run", quiet=True)
     assert found.test.scores["accuracy"] >= 0.99
     before, after = load_file(tiny() / "model.safetensors"), load_file(found.model / "model.safetensors")

@@ -27,7 +27,7 @@ def few(folder, source, **sections):
     rows = sentiment()
     free = folder / "free.txt"
     free.parent.mkdir(parents=True, exist_ok=True)
-    free.write_text("".join(f"indeed {row['text']}\n" for row in rows), "utf-8")
+    free.write_text("".join(f"{row['text']} really\n" for row in rows), "utf-8")
     data = {"per_label": 10, "unlabelled": [str(free)], **sections.pop("data", {})}
     return recipe(folder, source, data=data, **sections)
 

@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
         def attend(states: Tensor) -> Tensor:
             if first:
-                return self.dropout(self.attention(states[:, :1], mask=mask.first(), context=states))
+                return self.dropout(self.attention(states[:, :1].contiguous(), mask=mask.first(), context=states))
             return self.dropout(self.attention(states, mask=mask, rotation=rotation, cache=cache))
 
         x = self._residual(x, attend, self.attention_norm, self.attention_output_norm, first=first)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tsumugu.core.errors import HubError
@@ -64,12 +65,13 @@ def download(requirements: Sequence[str], folder: Path, progress: Progress, *, s
 
 
 def _size(folder: Path) -> int:
+    """Bytes of the wheels in a folder that pip writes to, and takes away from, meanwhile."""
     total = 0
-    for path in folder.rglob("*.whl"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # what vanishes meanwhile is passed over
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(OSError):
+                    total += (Path(place) / name).stat().st_size
     return total
 
 

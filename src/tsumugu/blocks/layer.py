@@ -59,16 +59,24 @@ class Layer(nn.Module):
         cache: CacheLayer | None = None,
         context: Tensor | KeysValues | None = None,
         context_mask: Mask = EVERYTHING,
-        first: bool = False,
+        among: Tensor | None = None,
     ) -> Tensor:
-        """States `[batch, time, dim]` -> as many; with `first` that of the first token alone, `[batch, 1, dim]`."""
+        """States `[batch, time, dim]` -> as many.
+
+        Args:
+            x: what asks, and goes on.
+            mask: which states each of `x` sees.
+            rotation, cache: see `Attention`.
+            context, context_mask: what cross-attention asks.
+            among: `[batch, others, dim]`, what self-attention asks where only some of these states go on; else `x`.
+                Not with a rotation, which would turn both by the same positions.
+        """
 
         def attend(states: Tensor) -> Tensor:
-            if first:
-                return self.dropout(self.attention(states[:, :1].contiguous(), mask=mask.first(), context=states))
-            return self.dropout(self.attention(states, mask=mask, rotation=rotation, cache=cache))
+            asked = self.attention_norm(among) if among is not None and self.norm_first else among
+            return self.dropout(self.attention(states, mask=mask, rotation=rotation, context=asked, cache=cache))
 
-        x = self._residual(x, attend, self.attention_norm, self.attention_output_norm, first=first)
+        x = self._residual(x, attend, self.attention_norm, self.attention_output_norm)
         if self.cross_attention is not None and self.cross_norm is not None:
             cross = self.cross_attention
             x = self._residual(
@@ -79,17 +87,9 @@ class Layer(nn.Module):
         return self._residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_output_norm)
 
     def _residual(
-        self,
-        x: Tensor,
-        part: Callable[[Tensor], Tensor],
-        norm: nn.Module,
-        output_norm: nn.Module | None = None,
-        *,
-        first: bool = False,
+        self, x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module, output_norm: nn.Module | None = None
     ) -> Tensor:
         given = part(norm(x) if self.norm_first else x)
-        if first:
-            x = x[:, :1]
         if output_norm is not None:
             given = output_norm(given)
         if self.norm_first:

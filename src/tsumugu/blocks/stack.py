@@ -51,14 +51,18 @@ class Stack(nn.Module):
         for index, layer in enumerate(self.layers):
             if keep is not None:
                 keep.append(x)
+            seen = mask if isinstance(mask, Mask) else mask[index]
+            among = None
+            if first and index == len(self.layers) - 1:
+                x, among, seen = x[:, :1].contiguous(), x, seen.first()
             x = layer(
                 x,
-                mask=mask if isinstance(mask, Mask) else mask[index],
+                mask=seen,
                 rotation=rotation if rotation is None or isinstance(rotation, Rotation) else rotation[index],
                 cache=None if cache is None else cache.layer(index),
                 context=context.layer(index) if isinstance(context, CrossCache) else context,
                 context_mask=context_mask,
-                **({"first": True} if first and index == len(self.layers) - 1 else {}),
+                among=among,
             )
         if cache is not None:
             cache.advance(time)

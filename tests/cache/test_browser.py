@@ -282,10 +282,11 @@ class Terminal:
     def screen(self) -> str:
         return self.tmux("capture-pane", "-p")
 
-    def wait_for(self, text: str, seconds: float = 30) -> str:
+    def wait_for(self, text: str, without: str = "\0", seconds: float = 30) -> str:
+        """The first screen with the one text and without the other: what lies behind a dialogue shows beside it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if text in (screen := self.screen()):
+            if text in (screen := self.screen()) and without not in screen:
                 return screen
             time.sleep(0.1)
         raise AssertionError(f"{text!r} did not come; the screen is\n{self.screen()}")
@@ -324,7 +325,7 @@ def test_in_tmux(root: Path, tmp_path: Path, size: tuple[int, int], terminals: l
     terminal.keys("x")
     terminal.wait_for("This cannot be undone")
     terminal.keys("n")
-    screen = terminal.wait_for("1 of 6 repos")
+    terminal.wait_for("1 of 6 repos", without="This cannot be undone")
     assert (root / folder(MODEL) / "snapshots" / OLD).exists()
     terminal.keys("x")
     terminal.wait_for("Delete 1 revision?")

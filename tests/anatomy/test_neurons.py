@@ -26,9 +26,9 @@ def texts(count: int) -> list[str]:
 
 
 def test_equal_to_the_reference_read_text_by_text(decoder_folder: Path) -> None:
-    model, tokenizer = load_model(decoder_folder), tg.load_tokenizer(decoder_folder)
+    model, tokenizer = load_model(decoder_folder).double(), tg.load_tokenizer(decoder_folder)
     rows = list(dict.fromkeys(texts(150)))  # more than are read between two choices
-    theirs: Any = LlamaForCausalLM.from_pretrained(decoder_folder).eval()
+    theirs: Any = LlamaForCausalLM.from_pretrained(decoder_folder).double().eval()
     seen: list[torch.Tensor] = []
     theirs.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda module, given: seen.append(given[0][0, :, 6]))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_labels_choose_neurons_that_tell_them_apart(encoder_folder: Path) -> Non
 
 def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
-    rows = [{"text": row, "label": row.split()[0]} for row in texts(20)]
+    rows = [{"text": row, "label": "value" if at % 3 == 0 else row.split()[0]} for at, row in enumerate(texts(20))]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
     def ran(*options: str, code: int = 0) -> str:
@@ -84,11 +84,31 @@ def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.C
         return printed.err if code else printed.out
 
     assert ran("-i", str(data), "--shown", "3").count("layer ") == 3
-    assert "⟦" in ran("a value", "a class of modules", "--neuron", "2:64", "--top", "2")
-    found = [json.loads(line) for line in ran("-i", str(data), "--label-column", "label", "--json").splitlines()]
-    assert len(found) == 10
-    assert all(each["label"] is not None for each in found)
+    assert "⟦" in ran(*texts(30), "--neuron", "2:64", "--top", "2")
+    told = ran("-i", str(data), "--label-column", "label", "--json", "--top", "3").splitlines()
+    assert [json.loads(line)["label"] for line in told] == ["value"] * 10  # others have fewer than five texts
     for wrong in (["a text", "--neuron", "2"], ["a text", "--neuron", "3:1"], ["a text", "--top", "0"]):
         assert ran(*wrong, code=2).count("\n") == 1
-    with pytest.raises(InputError, match="no text"):
-        neurons(load_model(encoder_folder), tg.load_tokenizer(encoder_folder), [])
+
+
+def test_what_says_nothing_is_refused(
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = load_model(encoder_folder), tg.load_tokenizer(encoder_folder)
+    rows = [(text, None) for text in texts(30)]
+    for some, said in (
+        ([], "there is no text"),
+        (rows[:3], "tokens are too few"),
+        ([(" ".join(text for text, _ in rows), None)] * 5, "all are among the best 5"),
+        ([(text, "one") for text, _ in rows], "all texts have the label 'one'"),
+        ([(text, str(at)) for at, (text, _) in enumerate(rows)], "no label has 5 texts"),
+    ):
+        with pytest.raises(InputError, match=said):
+            neurons(model, tokenizer, some)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in rows), "utf-8")
+    for wrong in ([str(data)], [str(tmp_path / "nothing.CSV.gz")], ["texts/"], ["-i", str(data), "--label-column", "x"]):
+        with pytest.raises(SystemExit) as left:
+            main(["neurons", "-m", str(encoder_folder), *wrong])
+        assert left.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -83,9 +83,11 @@ def test_decoders_and_what_is_refused(decoder_folder: Path) -> None:
     found = probe(model, tokenizer, texts(30, 0), pooling="last")
     assert [each.layer for each in found.layers] == [0, 1, 2]
     assert (found.train, found.test) == (24, 6)
-    same = tuple(TextExample(text=word, label="one") for word in WORDS)
+    same = tuple(TextExample(text=word, label="one") for word in 3 * WORDS)
     with pytest.raises(InputError, match="one label"):
         probe(model, tokenizer, Examples("text-classification", same))
+    with pytest.raises(InputError, match="2 to test are too few"):
+        probe(model, tokenizer, Examples("text-classification", same[:10]))
     alike = tuple(SimilarityExample(text1=word, text2=word, score=1.0) for word in WORDS)
     with pytest.raises(InputError, match="not probed"):
         probe(model, tokenizer, Examples("similarity", alike))

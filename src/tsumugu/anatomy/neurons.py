@@ -26,6 +26,10 @@ from tsumugu.text.tokenizer import Tokenizer
 
 _TEXTS = 64
 """Texts that are read before the best ones are chosen anew."""
+LEAST_TOKENS = 100
+"""Of so many numbers, a standard deviation is known to about 7 %."""
+LEAST_TEXTS = 5
+"""Labels of fewer texts choose no neurons: their means are one text's whim."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def neurons(
         watch: called with how many texts were read.
 
     Raises:
-        InputError: there are no texts, or no such neuron, or feed-forwards of another kind.
+        InputError: there are too few texts or tokens, no such neuron, labels that tell nothing apart, or feed-forwards
+            of another kind.
     """
     every = [getattr(each, "down", None) for each in model.modules()]
     last = [each for each in every if isinstance(each, nn.Linear)]
@@ -144,9 +149,25 @@ def neurons(
     finally:
         for handle in handles:
             handle.remove()
-    if not watched.count:
-        raise InputError("there is no text")
+    _require_enough(watched, number)
     return _found(watched, kept, tokenizer, which, shown)
+
+
+def _require_enough(watched: _Watched, texts: int) -> None:
+    """Refuse figures that would be chance."""
+    mend = "read a corpus (on the command line, --input FILE)"
+    if not watched.count:
+        raise InputError("there is no text", mend=mend)
+    if watched.count < LEAST_TOKENS:
+        raise InputError(f"{watched.count} tokens are too few to tell what excites; {LEAST_TOKENS} at least", mend=mend)
+    if texts <= watched.top:
+        said = f"of {texts} text{'' if texts == 1 else 's'}, all are among the best {watched.top}"
+        raise InputError(said, mend="read more" if texts < 2 else f"read more, or ask for fewer (--top {texts - 1})")
+    counts = {name: count for name, (count, _) in watched.by_label.items()}
+    if len(counts) == 1:
+        raise InputError(f"all texts have the label {next(iter(counts))!r}, and telling apart takes two")
+    if counts and max(counts.values()) < LEAST_TEXTS:
+        raise InputError(f"no label has {LEAST_TEXTS} texts", mend="read more, or leave out the labels")
 
 
 def _special(tokenizer: Tokenizer, ids: Tensor) -> Tensor:
@@ -171,7 +192,8 @@ def _found(
         sums = torch.stack([watched.by_label[name][1] for name in names])
         inside = sums / counts[:, None, None]
         outside = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None, None]
-        selectivity, chosen = ((inside - outside) / deviation).max(0)
+        few = counts < LEAST_TEXTS
+        selectivity, chosen = ((inside - outside) / deviation).masked_fill(few[:, None, None], -torch.inf).max(0)
     width = mean.shape[1]
     order = selectivity.flatten().argsort(descending=True, stable=True)[:shown].tolist()
     if which is not None:

@@ -33,6 +33,8 @@ from tsumugu.text.tokenizer import Tokenizer
 KINDS = ("text-classification", "pair-classification", "token-classification")
 MOST_TOKENS = 20_000
 """Tokens that probes of tokens learn from, and as many that they are tested on."""
+LEAST = 5
+"""Texts or tokens that probes are tested on."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,15 @@ class Probes:
     def best(self) -> Depth:
         return max(self.layers, key=lambda each: each.accuracy)
 
+    @property
+    def margin(self) -> float:
+        """Half of the widest 95 % interval of a share: of an accuracy of one half, by the normal approximation."""
+        return float(1.96 * 0.5 / self.test**0.5)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         depths = [{**vars(each), "selectivity": each.selectivity} for each in self.layers]
-        return {**vars(self), "layers": depths}
+        return {**vars(self), "margin": self.margin, "layers": depths}
 
 
 @dataclass
@@ -108,7 +115,7 @@ def probe(
         watch: called with what goes on and how much of it is done.
 
     Raises:
-        InputError: data of another kind, or fewer than two labels.
+        InputError: data of another kind, fewer than two labels, or too few rows to test on.
         MissingExtraError: scikit-learn is not installed.
     """
     try:
@@ -128,6 +135,9 @@ def probe(
         rows, others = [rows[at] for at in order[cut:]], [rows[at] for at in order[:cut]]
     learnt = _read(model, tokenizer, rows, pooling, watch)
     asked = _read(model, tokenizer, others, pooling, watch)
+    if len(asked.labels) < LEAST:
+        said = f"{len(asked.labels)} to test are too few for a share of right answers; {LEAST} at least"
+        raise InputError(said, where="data", mend="give more data, or others to test on")
     labels = sorted(set(learnt.labels.tolist()))
     if len(labels) < 2:
         raise InputError("the data to learn from have one label, and telling apart takes two", where="data")
@@ -222,7 +232,7 @@ def in_text(found: Probes) -> Iterator[str]:
     """A line for each layer, with a bar."""
     labels = f"{len(found.labels)} labels" if len(found.labels) > 6 else ", ".join(found.labels)
     yield f"{found.train:,} {found.unit}s to learn from, {found.test:,} to test: {labels}"
-    yield f"the commonest label alone: {found.majority:.1%}"
+    yield f"the commonest label alone: {found.majority:.1%}; shares are known to ±{found.margin:.1%}"
     yield f"{'layer':>5}  {'accuracy':>8}  {'control':>8}  selectivity"
     for each in found.layers:
         bar = "█" * round(20 * max(each.selectivity, 0.0))

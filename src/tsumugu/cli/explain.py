@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 from tsumugu.cli.console import progress, stderr, stdout
 from tsumugu.cli.dash import DASH
 from tsumugu.cli.downloads import downloads
+from tsumugu.cli.inputs import require_texts
 from tsumugu.cli.options import Device, Quiet
 from tsumugu.core.errors import InputError
 
@@ -135,6 +136,7 @@ def explain(
             raise InputError(f"{path.name!r} does not end in {suffix}", where=f"--{suffix[1:]}")
     if not 1 <= len(texts) <= 2:
         raise InputError(f"{len(texts)} texts are given", where="text", mend="give one, or two for pairs")
+    require_texts(texts, mend="give the text itself")
     near, edit, part = near or NearestFlags(), edit or EditFlags(), part or PartFlags()
     for flags in (near, edit, part):
         flags.check()

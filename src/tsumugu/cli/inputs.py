@@ -14,8 +14,9 @@ from cyclopts import Parameter
 
 from tsumugu.cli.dash import DASH
 from tsumugu.core.errors import InputError
+from tsumugu.data.formats import is_row_file
 from tsumugu.data.readers import OnError, count_rows, read_rows
-from tsumugu.data.rows import Row, text_column, text_of
+from tsumugu.data.rows import Row, require_columns, text_column, text_of
 from tsumugu.data.sources import LONGEST_ROW, find_source, opened, pieces
 from tsumugu.data.sources import EncodingErrors as Errors
 
@@ -71,9 +72,10 @@ def read_inputs(
         InputError: both or neither are given, or a file cannot be read.
     """
     if texts and path is not None:
-        mend = "choose one; put a pattern in quotes" if Path(texts[0]).exists() else "choose one"
+        mend = "choose one; put a pattern in quotes" if _is_there(texts[0]) else "choose one"
         raise InputError("both a text and --input are given", mend=mend)
     if texts and list(texts) != ["-"]:
+        require_texts(texts)
         return Inputs((Row(number, {"text": text}) for number, text in enumerate(texts, 1)), len(texts))
     source = Path("-") if path is None else path
     if str(source) == "-" and sys.stdin.isatty():
@@ -94,6 +96,27 @@ def read_inputs(
     return Inputs(chain.from_iterable(read), total, found)
 
 
+def require_texts(texts: Sequence[str], *, mend: str = "texts are read as they stand; --input reads files") -> None:
+    """Refuse names of files and folders where texts are asked for: an answer about a name helps nobody.
+
+    Raises:
+        InputError: one ends as a file of rows or a folder does, or a file of this name is there.
+    """
+    for each in texts:
+        word = each.split() == [each]
+        there = word and (bool(Path(each).suffix) or "/" in each) and _is_there(each)
+        if there or (word and (is_row_file(each) or each.endswith("/"))):
+            said = "this is the name of a file, not a text" if there else "this looks like a file that is not there"
+            raise InputError(said, where=each, mend=mend)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long for a name, a NUL
+        return False
+
+
 def _whole(path: Path, errors: Errors) -> str:
     """A file as one text."""
     source = find_source(path, "txt", errors)
@@ -110,6 +133,16 @@ def _whole(path: Path, errors: Errors) -> str:
 def one_text(row: Row, column: str | None) -> str:
     """The text of a row, from the column named or found."""
     return text_of(row, text_column(row, column))
+
+
+def one_label(row: Row, column: str) -> str:
+    """The label of a row, from the column named.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    require_columns([column], row.values, row.where)
+    return str(row.values[column])
 
 
 class TextReader:

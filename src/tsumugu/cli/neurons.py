@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tsumugu.cli.console import progress, stdout
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.inputs import InputFormat, InputPath, TextColumn, Texts, one_text, read_inputs
+from tsumugu.cli.inputs import InputFormat, InputPath, TextColumn, Texts, one_label, one_text, read_inputs
 from tsumugu.cli.options import Device, Quiet
 from tsumugu.core.errors import InputError
 
@@ -42,7 +42,7 @@ def neurons(
     with downloads(quiet=quiet) as watch:
         loaded = load_model(model, device=device, progress=watch)
     rows = (
-        (one_text(row, text_column), None if label_column is None else str(row.values.get(label_column)))
+        (one_text(row, text_column), None if label_column is None else one_label(row, label_column))
         for row in inputs.rows
     )
     with progress(quiet=quiet or as_json) as display:

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from tsumugu.cli.console import stderr
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.inputs import InputFormat, InputPath, TextColumn, Texts, one_text, read_inputs
+from tsumugu.cli.inputs import InputFormat, InputPath, TextColumn, Texts, one_label, one_text, read_inputs
 from tsumugu.cli.options import Quiet
 
 app = App(name="plot", help="Draw texts as points, a tokenizer, attention, as PNG or SVG.", help_format="plaintext")
@@ -37,7 +37,7 @@ def embeddings(
     check_target(output)
     rows = list(_first(read_inputs(texts, input, format=input_format).rows))
     found = [one_text(row, text_column) for row in rows]
-    labels = None if label_column is None else [str(row.values.get(label_column)) for row in rows]
+    labels = None if label_column is None else [one_label(row, label_column) for row in rows]
     from tsumugu.tasks.sentence_embedding import SentenceEmbedding
 
     with downloads(quiet=quiet) as watch:

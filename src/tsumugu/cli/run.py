@@ -23,6 +23,7 @@ from tsumugu.cli.inputs import (
     Texts,
     one_text,
     read_inputs,
+    require_texts,
 )
 from tsumugu.cli.options import (
     Adapter,
@@ -205,6 +206,7 @@ def _require_other(output: Path | None, inputs: Inputs | None) -> None:
 
 def _typed(kind: type[Task], texts: Sequence[str], *, pair: bool, beside: dict[str, Any]) -> Inputs:
     """The rows that texts of the command line make."""
+    require_texts(texts)
     if pair:
         if len(texts) != 2:
             raise InputError(f"{len(texts)} texts are no pair", where="text", mend="give two")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tsumugu.cli.downloads import downloads
+from tsumugu.cli.inputs import require_texts
 from tsumugu.cli.options import Device, DType, Engine, Model, Quantize, Quiet, quantization
 
 
@@ -35,6 +36,7 @@ def similarity(
     more
         Further texts.
     """
+    require_texts([text, other, *more], mend="give the text itself")
     from tsumugu.tasks.sentence_similarity import SentenceSimilarity
 
     with downloads(quiet=quiet) as watch:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsumugu.core.errors import InputError
-from tsumugu.data.formats import COMPRESSIONS, FORMATS
+from tsumugu.data.formats import FORMATS, is_row_file
 from tsumugu.data.hub_datasets import DATASET
-
-_SUFFIXES = (*FORMATS, "ndjson", "text", "pq")
-_KNOWN = re.compile(rf".+\.(?:{'|'.join(_SUFFIXES)})(?:\.(?:{'|'.join(COMPRESSIONS)}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,6 @@ def _below(folder: Path) -> list[Path]:
     found = []
     for each in folder.rglob("*"):
         parts = each.relative_to(folder).parts
-        if _KNOWN.fullmatch(each.name) and not any(part.startswith(".") for part in parts) and each.is_file():
+        if is_row_file(each.name) and not any(part.startswith(".") for part in parts) and each.is_file():
             found.append((parts, each))
     return [each for _, each in sorted(found)]

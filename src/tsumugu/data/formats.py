@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -10,6 +11,7 @@ from tsumugu.core.errors import InputError, did_you_mean
 FORMATS = ("txt", "jsonl", "json", "csv", "tsv", "parquet")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 _ALIASES = {"ndjson": "jsonl", "text": "txt", "pq": "parquet"}
+_NAMED = re.compile(rf".+\.(?:{'|'.join((*FORMATS, *_ALIASES))})(?:\.(?:{'|'.join(COMPRESSIONS)}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,11 @@ class FileFormat:
 
     rows: str
     compression: str | None = None
+
+
+def is_row_file(name: str) -> bool:
+    """Whether a name ends as that of a file of rows: ``rows.CSV.gz``."""
+    return _NAMED.fullmatch(name) is not None
 
 
 def file_format(name: str | None, wanted: str | None = None, *, default: str | None = None) -> FileFormat:

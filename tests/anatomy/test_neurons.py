@@ -91,9 +91,7 @@ def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.C
         assert ran(*wrong, code=2).count("\n") == 1
 
 
-def test_what_says_nothing_is_refused(
-    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_says_nothing_is_refused(encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, tokenizer = load_model(encoder_folder), tg.load_tokenizer(encoder_folder)
     rows = [(text, None) for text in texts(30)]
     for some, said in (
@@ -107,7 +105,12 @@ def test_what_says_nothing_is_refused(
             neurons(model, tokenizer, some)
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in rows), "utf-8")
-    for wrong in ([str(data)], [str(tmp_path / "nothing.CSV.gz")], ["texts/"], ["-i", str(data), "--label-column", "x"]):
+    for wrong in (
+        [str(data)],
+        [str(tmp_path / "nothing.CSV.gz")],
+        ["texts/"],
+        ["-i", str(data), "--label-column", "x"],
+    ):
         with pytest.raises(SystemExit) as left:
             main(["neurons", "-m", str(encoder_folder), *wrong])
         assert left.value.code == 2

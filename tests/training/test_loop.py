@@ -123,6 +123,16 @@ def test_recomputing_changes_nothing_and_the_callers_chance_is_left_alone(tmp_pa
     assert same(weights(tmp_path / "run"), weights(undisturbed("causal")))
 
 
+def test_bfloat16_learns_what_float32_does_and_keeps_weights_whole(tmp_path, undisturbed):
+    values = prepared(tmp_path, "causal", undisturbed, train={"precision": "bf16"})
+    train(values, tmp_path / "run", quiet=True)
+    mine, theirs = steps(tmp_path / "run"), steps(undisturbed("causal"))
+    curves = [[each["loss"] for each in side.values()] for side in (mine, theirs)]
+    assert curves[0] == pytest.approx(curves[1], rel=2**-8)  # what bfloat16 can tell apart
+    assert curves[0] != curves[1]
+    assert {each.dtype for each in weights(tmp_path / "run").values()} == {np.dtype(np.float32)}
+
+
 def test_no_compiler_is_one_line(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no compiler")))
     values = prepared(tmp_path, "causal", undisturbed, train={"compile": True, "steps": 2}, evaluation={"every": 0})

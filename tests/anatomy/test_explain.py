@@ -72,7 +72,11 @@ def test_equal_to_captum_by_hand_on_the_reference_model(method: str, heads: Call
         places = torch.arange(ids.shape[1])[None, :, None]
         wanted = FeatureAblation(score).attribute(inputs, baselines=empty, feature_mask=places) / inputs.shape[-1]
     total = wanted.sum(-1)[0].detach()
-    assert torch.allclose(torch.tensor(found.attributions, dtype=torch.float32), total, atol=1e-4)
+    assert torch.allclose(torch.tensor(found.attributions, dtype=torch.float32)[1:-1], total[1:-1], atol=1e-4)
+    both = [share + aside for share, aside in zip(found.attributions, found.set_aside, strict=True)]
+    assert torch.allclose(torch.tensor(both, dtype=torch.float32), total, atol=1e-4)
+    assert found.attributions[0] == found.attributions[-1] == 0
+    assert any(found.set_aside) == (method == "input-x-gradient")
     assert found.value == pytest.approx(float(score(inputs).detach()), abs=1e-5)
 
 

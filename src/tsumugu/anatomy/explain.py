@@ -25,6 +25,8 @@ from tsumugu.models.base import Model
 
 Method = Literal["integrated-gradients", "input-x-gradient", "occlusion", "shapley"]
 METHODS: tuple[str, ...] = get_args(Method)
+COMPLETE = ("integrated-gradients", "shapley")
+"""Methods whose attributions sum up to the difference."""
 Baseline = Literal["pad", "mask", "zero"]
 
 _CLOSE = 1e-3
@@ -38,7 +40,8 @@ class Explanation:
 
     Attributes:
         answer: what is explained, in words; `value`: the number; `empty`: the number at the baseline.
-        tokens: `[time]`, as they are shown; `attributions`: `[time]`.
+        tokens: `[time]`, as they are shown; `attributions`: `[time]`, 0 for tokens that are no features.
+        set_aside: `[time]`, what the method gives to those; only input x gradient, which knows no baseline, gives any.
         missed: how far the attributions' sum is from `value - empty`; for the other two methods it need not be near 0.
         fixed: `[time]`, True where a token is no feature (special tokens, the other text of a pair).
     """
@@ -51,6 +54,7 @@ class Explanation:
     tokens: list[str]
     attributions: list[float]
     fixed: list[bool]
+    set_aside: list[float]
     missed: float
     settings: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +130,8 @@ def explain(
     found, used = _attributions(function, inputs, empty, method, steps, samples, seed)
     with torch.no_grad():
         value, nothing = float(function(inputs)), float(function(empty))
-    tokens = found.sum(-1)[0].double()
+    every = found.sum(-1)[0].double()
+    tokens = every.masked_fill(question.fixed, 0.0)
     settings: dict[str, Any] = {"baseline": baseline, **used}
     checks: dict[str, Any] = {}
     if check:
@@ -147,6 +152,7 @@ def explain(
         tokens=question.tokens,
         attributions=tokens.tolist(),
         fixed=question.fixed.tolist(),
+        set_aside=(every - tokens).tolist(),
         missed=float(tokens.sum()) - (value - nothing),
         settings=settings,
         checks=checks,
@@ -270,9 +276,12 @@ def _spearman(one: Tensor, other: Tensor) -> float:
 
 
 def in_words(explanation: Explanation, question: Question) -> list[tuple[str, float, bool]]:
-    """Tokens that share characters put together: what is shown, the sum of their attributions, whether it is fixed."""
+    """Tokens that share characters put together: what is shown, the sum of their attributions, whether it is fixed.
+
+    Of what is fixed, the number is what was set aside.
+    """
     found: list[tuple[str, float, bool]] = []
     for group in question.groups:
-        total = sum(explanation.attributions[place] for place in group)
+        total = sum(explanation.attributions[place] + explanation.set_aside[place] for place in group)
         found.append((question.shown(group), total, all(explanation.fixed[place] for place in group)))
     return found

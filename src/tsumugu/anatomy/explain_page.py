@@ -15,7 +15,7 @@ from tsumugu.anatomy import influence
 from tsumugu.anatomy.charts import COLOURS, GRID, chart, lines
 from tsumugu.anatomy.contributions import Contributions
 from tsumugu.anatomy.edits import Counterfactuals
-from tsumugu.anatomy.explain import Explanation, in_words
+from tsumugu.anatomy.explain import COMPLETE, Explanation, in_words
 from tsumugu.anatomy.influence import Neighbours
 from tsumugu.anatomy.insides import rollout
 from tsumugu.anatomy.page import fill, real
@@ -84,7 +84,12 @@ def facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     """The numbers behind an explanation, in words."""
     yield "score", f"{explanation.value:.4f}, and {explanation.empty:.4f} with every token taken away"
     total = sum(explanation.attributions)
-    yield "sum of attributions", f"{total:.4f}: misses the difference by {abs(explanation.missed):.1e}"
+    if explanation.method in COMPLETE:
+        yield "sum of attributions", f"{total:.4f}: misses the difference by {abs(explanation.missed):.1e}"
+    else:
+        yield "sum of attributions", f"{total:.4f}; by this method it need not be the difference"
+    if any(explanation.set_aside):
+        yield "set aside", f"{sum(explanation.set_aside):.4f} on special tokens, which are not counted"
     for key, value in explanation.settings.items():
         yield key, str(value)
 

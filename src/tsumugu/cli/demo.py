@@ -49,16 +49,15 @@ def demo(*, quiet: Quiet = False) -> None:
         yield remark
         times.append((what, time.perf_counter() - began, " ".join(remark)))
 
-    with timed("import torch"):
-        from tsumugu.engines.torch import load_model  # noqa: F401  (what is timed is its import)
-        from tsumugu.hub.resolve import pull
-        from tsumugu.tasks.pipeline import pipeline
+    from tsumugu.hub.resolve import pull
+    from tsumugu.tasks.pipeline import pipeline
+
     for name in ("smollm2", "minilm"):
         with timed(f"pull {name}") as remark, downloads(quiet=quiet) as watch:
             remark.append(str(pull(name, progress=watch).path.name))
-    with timed("load smollm2") as remark:
-        chat: Any = pipeline("chat", "smollm2")
-        remark.append(f"{chat.model.num_parameters() / 1e6:.0f}M parameters, float32")
+    with timed("load smollm2") as remark, downloads(quiet=quiet) as watch:
+        chat: Any = pipeline("chat", "smollm2", engine="auto", quantize="auto", progress=watch)
+        remark.append("for the quick engine, as few bits as its file has; compiled at the first time")
     show(f"\n[bold]> {QUESTION}[/bold]")
     with timed("answer") as remark:
         began, first, pieces = time.perf_counter(), 0.0, 0
@@ -69,8 +68,10 @@ def demo(*, quiet: Quiet = False) -> None:
         rate = (pieces - 1) / max(1e-9, time.perf_counter() - began - first)
         remark.append(f"first piece after {first:.2f} s, then {rate:.1f} pieces/s")
     show("\n")
+    with timed("load smollm2 again") as remark:
+        sentiment: Any = pipeline("sentiment-analysis", "smollm2")
+        remark.append(f"on torch, {sentiment.model.num_parameters() / 1e6:.0f}M parameters, float32")
     with timed("judge 2 reviews") as remark:
-        sentiment: Any = pipeline("sentiment-analysis", chat.model, chat.tokenizer)
         rated = [{"text": text, "label": label} for text, label in RATED]
         judged = sentiment(list(REVIEWS), examples=rated, calibration="contextual")
         remark.append("from a prompt with 4 examples")
@@ -81,7 +82,7 @@ def demo(*, quiet: Quiet = False) -> None:
         show("[dim]Names in a text: pip install 'tsumugu\\[constrained]'[/dim]")
     else:
         with timed("find names") as remark:
-            names: Any = pipeline("ner", chat.model, chat.tokenizer)
+            names: Any = pipeline("ner", sentiment.model, sentiment.tokenizer)
             tagged = [
                 {"text": text, "entities": [{"word": word, "entity_group": group} for word, group in entities]}
                 for text, entities in TAGGED

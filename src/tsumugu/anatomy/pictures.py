@@ -1,7 +1,4 @@
-"""Pictures of what a model holds, as PNG or SVG: texts as points, a vocabulary, attention.
-
-Source of the projection: Pearson 1901, "On lines and planes of closest fit to systems of points in space".
-"""
+"""Pictures of what a model holds, as PNG or SVG: texts as points, a vocabulary, attention."""
 
 from __future__ import annotations
 
@@ -14,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tsumugu.anatomy.charts import COLOURS
+from tsumugu.anatomy.projections import Plane, project
 from tsumugu.checkpoints.atomic import new_file
 from tsumugu.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from tsumugu.text.tokenizer import Tokenizer
@@ -47,61 +46,48 @@ def check_target(target: Path) -> None:
         raise InputError(f"a picture cannot be a {target.suffix or 'file without a suffix'}", mend="use .svg or .png")
 
 
-def principal(vectors: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Points `[n, 2]` on the two axes along which vectors `[n, dim]` vary most, and the shares of variance of these.
-
-    The largest coordinate on each axis is positive, so that the same vectors give the same picture.
-    """
-    centred = vectors.astype(np.float64) - vectors.mean(0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    points = np.zeros((len(vectors), 2))
-    found = min(2, len(values))
-    points[:, :found] = left[:, :found] * values[:found]
-    signs = np.sign(points[np.abs(points).argmax(0), [0, 1]])
-    shares = np.zeros(2)
-    total = (values**2).sum()
-    if total > 0:
-        shares[:found] = values[:found] ** 2 / total
-    return points * np.where(signs == 0, 1, signs), shares
-
-
 def plot_points(
     vectors: npt.NDArray[Any],
     names: Sequence[str],
     target: Path,
     *,
     labels: Sequence[str] | None = None,
+    projections: Sequence[str] = ("pca",),
+    neighbours: int = 15,
+    seed: int = 0,
     title: str = "",
 ) -> None:
-    """Vectors `[n, dim]` as points on their two principal axes, coloured by label; few ones are named."""
-    if len(vectors) < 2:
-        raise InputError("one vector is no picture", mend="give at least two texts")
-    points, shares = principal(vectors)
+    """Vectors `[n, dim]` as points, coloured by label; few ones are named. A panel for each projection of `project`.
+
+    Raises:
+        InputError, MissingExtraError: as `project` does.
+    """
+    planes = [project(vectors, each, neighbours=neighbours, seed=seed) for each in projections]
+    groups = list(dict.fromkeys(labels or [""]))
+
+    def scattered(axes: Axes, plane: Plane) -> None:
+        for number, group in enumerate(groups):
+            at = [i for i in range(len(vectors)) if labels is None or labels[i] == group]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.scatter(plane.points[at, 0], plane.points[at, 1], s=18, color=colour, label=group, alpha=0.85)
+        for point, name in zip(plane.points, names, strict=True) if len(names) * len(planes) <= _NAMED else ():
+            text, place = one_line(name, limit=40), (float(point[0]), float(point[1]))
+            axes.annotate(text, place, xytext=(4, 3), textcoords="offset points", fontsize=7, parse_math=False)
+        axes.set_xlabel(plane.axes[0])
+        axes.set_ylabel(plane.axes[1])
+        if not plane.axes[1]:  # without a unit
+            axes.set_xticklabels([])
+            axes.set_yticklabels([])
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        groups = list(dict.fromkeys(labels or [""]))
-        for number, group in enumerate(groups):
-            at = [i for i in range(len(points)) if labels is None or labels[i] == group]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.scatter(points[at, 0], points[at, 1], s=18, color=colour, label=group, alpha=0.85)
-        if len(points) <= _NAMED:
-            for point, name in zip(points, names, strict=True):
-                axes.annotate(
-                    one_line(name, limit=40),
-                    point,
-                    xytext=(4, 3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    parse_math=False,
-                )
+        panels = figure.subplots(1, len(planes), squeeze=False)[0]
+        for axes, plane in zip(panels, planes, strict=True):
+            scattered(axes, plane)
         if labels is not None and len(groups) <= 20:
-            axes.legend(frameon=False, fontsize=8)
-        axes.set_xlabel(f"first axis ({shares[0]:.0%} of the variance)")
-        axes.set_ylabel(f"second axis ({shares[1]:.0%})")
-        axes.set_title(title, loc="left", parse_math=False)
+            panels[0].legend(frameon=False, fontsize=8)
+        panels[0].set_title(title, loc="left", parse_math=False)
 
-    picture(target, draw, (8, 6), "".join([*names[:_NAMED], *(labels or [])]))
+    picture(target, draw, (min(8 * len(planes), 21), 6), "".join([*names[:_NAMED], *(labels or [])]))
 
 
 def plot_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], target: Path, *, title: str = "") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -29,9 +29,15 @@ def embeddings(
     input_format: InputFormat = None,
     text_column: TextColumn = None,
     label_column: Annotated[str | None, Parameter(help="Colours the points.")] = None,
+    projection: Annotated[
+        list[Literal["pca", "umap", "tsne"]] | None,
+        Parameter(negative="", help="How vectors become points; may be repeated, for panels beside each other."),
+    ] = None,
+    neighbours: Annotated[int, Parameter(help="That UMAP keeps near each point; the perplexity of t-SNE.")] = 15,
+    seed: Annotated[int, Parameter(help="Of UMAP and t-SNE.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Draw texts as points: their vectors on the two axes along which these vary most."""
+    """Draw texts as points: their vectors on the two axes along which these vary most, or by UMAP or t-SNE."""
     from tsumugu.anatomy.pictures import check_target, plot_points
 
     check_target(output)
@@ -42,7 +48,16 @@ def embeddings(
 
     with downloads(quiet=quiet) as watch:
         task = SentenceEmbedding.load(model, progress=watch)
-    plot_points(task.encode(found), found, output, labels=labels, title=f"{model}: {len(found):,} texts")
+    plot_points(
+        task.encode(found),
+        found,
+        output,
+        labels=labels,
+        projections=projection or ("pca",),
+        neighbours=neighbours,
+        seed=seed,
+        title=f"{model}: {len(found):,} texts",
+    )
     _written(output, quiet=quiet)
 
 

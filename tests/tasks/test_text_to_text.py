@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from tests.tasks.conftest import ENGLISH_SENTENCES, JAPANESE_SENTENCES, ModelMak
 import tsumugu as tg
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import TASKS
+from tsumugu.engines.onnx_model import OnnxModel
 
 SUMMARY = {
     "early_stopping": True,
@@ -75,6 +80,18 @@ def test_texts_are_those_that_the_checkpoint_asks_for(
     assert found == [{key: reference(text, **params)[0]} for text in TEXTS]
     assert pipe(TEXTS[0]) == [found[0]]
     assert len({each[key] for each in found}) > 3
+
+
+def test_the_quick_engine_writes_the_same_and_needs_no_torch(folder: str, cache: Path) -> None:
+    quick = tg.pipeline("summarization", model=folder, engine="auto", quantize="auto")
+    assert isinstance(quick.model, OnnxModel)
+    wanted = tg.pipeline("summarization", model=folder)(TEXTS)
+    assert quick(TEXTS) == wanted
+    words = ["run", "summarization", TEXTS[0], "--model", folder, "--json"]
+    code = f"import sys\nfrom tsumugu.cli import main\ntry: main({words!r})\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["summary_text"] == wanted[0]["summary_text"]
 
 
 def test_what_a_call_asks_for_goes_first(folder: str, reference: Reference) -> None:

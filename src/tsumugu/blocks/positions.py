@@ -165,9 +165,10 @@ class RelativePositions(nn.Module):
         device = self.embedding.weight.device
         query = torch.arange(offset, offset + queries, device=device)
         distance = torch.arange(keys, device=device)[None, :] - query[:, None]
-        return self.embedding(self._bucket(distance)).permute(2, 0, 1)[None]
+        return self.embedding(self.bucket(distance)).permute(2, 0, 1)[None]
 
-    def _bucket(self, distance: Tensor) -> Tensor:
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Which number of a head is for a distance from query to key, `[...]` -> `[...]`."""
         buckets, base = self.buckets, torch.zeros_like(distance)
         if self.bidirectional:
             buckets //= 2

@@ -126,7 +126,7 @@ def _counted(model: Model, scheme: Scheme, progress: Progress, name: str) -> Cal
 def _record(model: Model, scheme: Scheme, ends: tuple[int, ...], interface: dict[str, Any]) -> dict[str, Any]:
     """What is asked of a compiled model while it runs."""
     config: dict[str, Any] = model.config.to_dict()
-    config["max_positions"] = getattr(model, "longest", config["max_positions"])
+    config["max_positions"] = getattr(model, "longest", model.config.max_positions)
     return {
         "family": model.family.name,
         "head": model.head_name,

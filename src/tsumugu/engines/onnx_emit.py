@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from tsumugu.blocks.attention import Attention
 from tsumugu.blocks.embeddings import Embedding, Embeddings
 from tsumugu.blocks.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from tsumugu.blocks.heads import (
@@ -31,11 +29,12 @@ from tsumugu.blocks.heads import (
 )
 from tsumugu.blocks.layer import Layer
 from tsumugu.blocks.normalization import LayerNorm, RMSNorm
-from tsumugu.blocks.positions import LearnedPositions, RotaryPositions
+from tsumugu.blocks.positions import LearnedPositions
 from tsumugu.blocks.stack import Stack
-from tsumugu.core.errors import ConfigError
-from tsumugu.engines.onnx_graph import Graph, Value
-from tsumugu.engines.onnx_linear import Heads, Linears, Part
+from tsumugu.engines.onnx_attention import attention, cross_attention
+from tsumugu.engines.onnx_emitter import Emitter, unknown
+from tsumugu.engines.onnx_graph import Value
+from tsumugu.engines.onnx_linear import Part
 
 TABLES = (nn.Embedding, Embedding, LearnedPositions)
 """Modules that are looked up by whole numbers and do nothing else."""
@@ -50,42 +49,6 @@ class Stream:
     bias: Value | None = None
 
 
-@dataclass(frozen=True)
-class Emitter:
-    """What the functions below share.
-
-    Attributes:
-        linear: writes linear maps.
-        lengths: `[batch]`, int32: one less than how many tokens each row has, with those already read.
-        total: int32: how many the longest row has.
-        causal: whether a token sees only those before it.
-        past: for each layer keys and values; none where whole texts are read at once.
-        rotary: for each layer what turns queries and keys, if something does.
-        windows: for each layer how many tokens a token sees; None for all.
-        longest: positions that may occur.
-    """
-
-    linear: Linears
-    lengths: Value
-    total: Value
-    causal: bool
-    past: tuple[tuple[Value, Value], ...]
-    rotary: tuple[RotaryPositions | None, ...]
-    windows: tuple[int | None, ...]
-    longest: int
-
-    @property
-    def graph(self) -> Graph:
-        return self.linear.graph
-
-    def vector(self, name: str) -> Value:
-        """A parameter as it is."""
-        return self.graph.constant(name, self.linear.weights.read(name))
-
-    def biased(self, x: Value, bias: Value | None) -> Value:
-        return x if bias is None else self.graph.node("Add", x, bias)
-
-
 def embed(
     e: Emitter, module: Embeddings, name: str, ids: Value, positions: Value | None, segments: Value | None, shared: bool
 ) -> Stream:
@@ -97,7 +60,7 @@ def embed(
         if part is not None:
             table = "segment" if part is module.segment else "position"
             if type(part) not in TABLES:
-                raise _unknown(part)
+                raise unknown(part)
             x = e.graph.node("Add", x, e.graph.node("Gather", e.vector(f"{name}.{table}.weight"), given, axis=0))
     return Stream(x if module.norm is None else norm(e, module.norm, f"{name}.norm", Stream(x))[0])
 
@@ -106,7 +69,7 @@ def stack(e: Emitter, module: Stack, name: str, stream: Stream) -> Value:
     """States through all layers and the last norm."""
     for index, layer in enumerate(module.layers):
         if type(layer) is not Layer:
-            raise _unknown(layer)
+            raise unknown(layer)
         stream = _layer(e, layer, f"{name}.layers.{index}", index, stream)
     if module.norm is None:
         return _settled(e, stream)
@@ -114,22 +77,22 @@ def stack(e: Emitter, module: Stack, name: str, stream: Stream) -> Value:
 
 
 def _layer(e: Emitter, layer: Layer, name: str, index: int, stream: Stream) -> Stream:
-    if layer.cross_attention is not None:
-        raise ConfigError("layers that read an encoder are not compiled yet", where="engine", mend="engine='torch'")
-    halves: tuple[tuple[str, Callable[[Value], tuple[Value, Value | None]]], ...] = (
-        ("attention", lambda x: _attention(e, layer.attention, f"{name}.attention", index, x)),
+    parts: list[tuple[str, Callable[[Value], tuple[Value, Value | None]]]] = [
+        ("attention", lambda x: attention(e, layer.attention, f"{name}.attention", index, x)),
         ("feed_forward", lambda x: _feed_forward(e, layer.feed_forward, f"{name}.feed_forward", x)),
-    )
-    for half, work in halves:
-        before, place = getattr(layer, f"{half}_norm"), f"{name}.{half}_norm"
-        after = getattr(layer, f"{half}_output_norm")
+    ]
+    if (cross := layer.cross_attention) is not None:
+        parts.insert(1, ("cross", lambda x: cross_attention(e, cross, f"{name}.cross_attention", index, x)))
+    for part, work in parts:
+        before, place = getattr(layer, f"{part}_norm"), f"{name}.{part}_norm"
+        after = getattr(layer, f"{part}_output_norm", None)
         if layer.norm_first:
             normed, base = norm(e, before, place, stream)
         else:
             normed = base = _settled(e, stream)
         delta, bias = work(normed)
         if after is not None:
-            delta, bias = norm(e, after, f"{name}.{half}_output_norm", Stream(e.biased(delta, bias)))[0], None
+            delta, bias = norm(e, after, f"{name}.{part}_output_norm", Stream(e.biased(delta, bias)))[0], None
         stream = Stream(base, delta, bias)
         if not layer.norm_first:
             stream = Stream(norm(e, before, place, stream)[0])
@@ -150,7 +113,7 @@ def norm(e: Emitter, module: nn.Module, name: str, stream: Stream) -> tuple[Valu
             normed = e.graph.node("LayerNormalization", stream.base, scale, shift, epsilon=module.eps)
             return normed, stream.base
         return _skipping(e, "SkipLayerNormalization", module.eps, stream, scale, shift)
-    raise _unknown(module)
+    raise unknown(module)
 
 
 def _skipping(e: Emitter, kind: str, eps: float, stream: Stream, *weights: Value) -> tuple[Value, Value]:
@@ -166,88 +129,6 @@ def _settled(e: Emitter, stream: Stream) -> Value:
     return e.graph.node("Add", stream.base, e.biased(stream.delta, stream.bias))
 
 
-def _attention(e: Emitter, module: Attention, name: str, index: int, x: Value) -> tuple[Value, Value | None]:
-    """One fused projection, attention over what was read before, and the output projection."""
-    if type(module) is not Attention:
-        raise _unknown(module)
-    rotary = e.rotary[index]
-    turned = rotary is not None
-    of_query = Heads(module.num_heads, module.head_dim, halves=turned)
-    of_key = Heads(module.num_kv_heads, module.head_dim, halves=turned)
-    of_value = Heads(module.num_kv_heads, module.head_dim)
-    parts = (
-        Part(f"{name}.query", module.query, rows=of_query),
-        Part(f"{name}.key", module.key, rows=of_key),
-        Part(f"{name}.value", module.value, rows=of_value),
-    )
-    packed = e.biased(*e.linear(x, *parts))
-    inputs: tuple[Value | None, ...] = (packed, None, None)
-    if module.query_norm is not None and module.key_norm is not None:
-        sizes = np.array([each.count * each.padded for each in (of_query, of_key, of_value)])
-        query, key, value = e.graph.split(
-            "Split", packed, e.graph.constant(f"sizes{sizes.tolist()}", sizes), outputs=3, axis=-1
-        )
-        query = _head_norm(e, module.query_norm, f"{name}.query_norm", of_query, query)
-        key = _head_norm(e, module.key_norm, f"{name}.key_norm", of_key, key)
-        inputs = (query, key, value)
-    past: tuple[Value | None, Value | None] = e.past[index] if e.past else (None, None)
-    tables: tuple[Value | None, ...] = _turning(e, rotary, of_query) if rotary is not None else (None, None)
-    window = e.windows[index]
-    outputs = e.graph.split(
-        "GroupQueryAttention",
-        *inputs,
-        *past,
-        e.lengths,
-        e.total,
-        *tables,
-        outputs=3,
-        domain="com.microsoft",
-        num_heads=module.num_heads,
-        kv_num_heads=module.num_kv_heads,
-        scale=float(module.head_dim**-0.5 if module.scale is None else module.scale),
-        causal=int(e.causal),
-        do_rotary=int(turned),
-        local_window_size=-1 if window is None else window,
-    )
-    if e.past:
-        shape = ("batch", module.num_kv_heads, "capacity", of_value.padded)
-        e.graph.output(f"present_key_{index}", outputs[1], np.float32, shape)
-        e.graph.output(f"present_value_{index}", outputs[2], np.float32, shape)
-    columns = Heads(module.num_heads, module.head_dim)
-    return e.linear(outputs[0], Part(f"{name}.output", module.output, columns=columns))
-
-
-def _head_norm(e: Emitter, module: nn.Module, name: str, heads: Heads, x: Value) -> Value:
-    """RMSNorm of each head by itself, `[batch, time, heads * width]`. Zeros in a filled head count in its mean."""
-    if type(module) is not RMSNorm:
-        raise _unknown(module)
-    share = heads.padded / heads.width
-    weight = (e.linear.weights.read(f"{name}.weight") + np.float32(module.offset)) / share**0.5
-    weight = Heads(1, heads.width, heads.halves).fill(weight.astype(np.float32))
-    apart = e.graph.constant(f"apart{heads.padded}", np.array([0, 0, -1, heads.padded]))
-    joined = e.graph.constant(f"joined{heads.count * heads.padded}", np.array([0, 0, heads.count * heads.padded]))
-    normed = e.graph.node(
-        "SimplifiedLayerNormalization",
-        e.graph.node("Reshape", x, apart),
-        e.graph.constant(f"{name}.weight", weight),
-        epsilon=module.eps / share,
-    )
-    return e.graph.node("Reshape", normed, joined)
-
-
-def _turning(e: Emitter, rotary: RotaryPositions, heads: Heads) -> tuple[Value, Value]:
-    """Cosines and sines `[positions, padded / 2]` of a rotary embedding."""
-    frequencies = rotary.frequencies(dtype=torch.float32, device=torch.device("cpu"))
-    angles = torch.outer(torch.arange(e.longest).float(), frequencies)
-    filled = torch.zeros(e.longest, heads.padded // 2)
-    filled[:, : angles.shape[1]] = angles
-    name = f"rotary({rotary.extra_repr()})"
-    return (
-        e.graph.constant(f"{name}.cos", filled.cos().numpy()),
-        e.graph.constant(f"{name}.sin", filled.sin().numpy()),
-    )
-
-
 def _feed_forward(e: Emitter, module: nn.Module, name: str, x: Value) -> tuple[Value, Value | None]:
     if type(module) is FeedForward:
         up, bias = e.linear(x, Part(f"{name}.up", module.up))
@@ -257,7 +138,7 @@ def _feed_forward(e: Emitter, module: nn.Module, name: str, x: Value) -> tuple[V
         gate = activated(e, module.activation, gate, bias)
         inner = e.graph.node("Mul", gate, e.biased(*e.linear(x, Part(f"{name}.up", module.up))))
     else:
-        raise _unknown(module)
+        raise unknown(module)
     return e.linear(inner, Part(f"{name}.down", module.down), grouped=True)
 
 
@@ -281,7 +162,7 @@ def activated(e: Emitter, function: Any, x: Value, bias: Value | None) -> Value:
             return e.graph.node("Mul", x, x)
         case "relu" | "sigmoid" | "tanh":
             return e.graph.node(name.capitalize(), x)
-    raise _unknown(function)
+    raise unknown(function)
 
 
 def head(e: Emitter, module: nn.Module, name: str, x: Value, *, tied: str | None) -> Value:
@@ -313,13 +194,8 @@ def head(e: Emitter, module: nn.Module, name: str, x: Value, *, tied: str | None
             return over("classifier", module.classifier, x)
         case SpanHead():
             return over("spans", module.spans, x)
-    raise _unknown(module)
+    raise unknown(module)
 
 
 def _without_bias(module: nn.Linear) -> nn.Linear:
     return nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-
-
-def _unknown(part: Any) -> ConfigError:
-    kind = getattr(part, "__name__", type(part).__name__)
-    return ConfigError(f"{kind} has no form in an ONNX graph yet", where="engine", mend="choose engine='torch'")

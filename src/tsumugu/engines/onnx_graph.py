@@ -7,14 +7,15 @@ ONNX Runtime maps the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-WEIGHTS, GRAPH = "weights.bin", "graph.onnx"
-"""The two files of a graph."""
+from tsumugu.engines.onnx_store import GRAPH, WEIGHTS
+
 OPSET, IR_VERSION = 21, 10
 ALIGNMENT = 4096
 """Where weights may begin in their file: at pages, which can be mapped by themselves."""
@@ -23,6 +24,33 @@ SMALL = 1024
 
 Value = ir.Value
 Array = np.ndarray[Any, Any]
+
+
+class WeightFile:
+    """Weights behind one another in `weights.bin`; graphs that lie side by side share it.
+
+    Args:
+        folder: where it is written.
+        progress: called with the bytes of each weight that was written.
+    """
+
+    def __init__(self, folder: Path, progress: Callable[[int], None] | None) -> None:
+        self.progress = progress
+        self._file = (folder / WEIGHTS).open("wb")
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def store(self, name: str, array: Array) -> tuple[int, int]:
+        """Where a weight begins and how long it is, in bytes; a name is written once."""
+        if name not in self._places:
+            self._file.write(bytes(-self._file.tell() % ALIGNMENT))
+            self._places[name] = (self._file.tell(), array.nbytes)
+            self._file.write(array.data.cast("B") if array.ndim else array.tobytes())
+            if self.progress is not None:
+                self.progress(array.nbytes)
+        return self._places[name]
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Graph:
@@ -34,13 +62,22 @@ class Graph:
     """
 
     def __init__(self, folder: Path, *, progress: Callable[[int], None] | None = None) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.name = folder, GRAPH
+        self.weights = WeightFile(folder, progress)
+        self._clear()
+
+    def beside(self, name: str) -> Graph:
+        """Another graph in the folder, as `name`, with the same file of weights."""
+        other = copy(self)
+        other.name = name
+        other._clear()
+        return other
+
+    def _clear(self) -> None:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.nodes: list[ir.Node] = []
         self.constants: dict[str, Value] = {}
-        self._file = (folder / WEIGHTS).open("wb")
-        self._places: dict[str, tuple[int, int]] = {}
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> Value:
         """What is handed in at each run; named dimensions may change from run to run."""
@@ -87,7 +124,7 @@ class Graph:
         if array.nbytes <= SMALL:
             value.const_value = ir.tensor(array, name=name)
         else:
-            offset, length = self._stored(stored_as or name, array)
+            offset, length = self.weights.store(stored_as or name, array)
             dtype, shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
             value.const_value = ir.ExternalTensor(WEIGHTS, offset, length, dtype, shape=shape, name=name)
         self.constants[name] = value
@@ -95,7 +132,6 @@ class Graph:
 
     def finish(self) -> None:
         """Write the graph."""
-        self._file.close()
         for node in self.nodes:
             for value in node.outputs:
                 if not value.uses() and not value.is_graph_output() and value not in self.outputs:
@@ -104,26 +140,17 @@ class Graph:
             self.inputs,
             self.outputs,
             nodes=self.nodes,
-            initializers=list(self.constants.values()),
+            initializers=[each for each in self.constants.values() if each.uses()],
             opset_imports={"": OPSET, "com.microsoft": 1},
             name="tsumugu",
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="tsumugu")
         proto = ir.to_proto(model)
-        (self.folder / GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
+        (self.folder / self.name).write_bytes(proto.SerializeToString(deterministic=True))
 
     def close(self) -> None:
-        """Give up; the file of weights is closed."""
-        self._file.close()
-
-    def _stored(self, name: str, array: Array) -> tuple[int, int]:
-        if name not in self._places:
-            self._file.write(bytes(-self._file.tell() % ALIGNMENT))
-            self._places[name] = (self._file.tell(), array.nbytes)
-            self._file.write(array.data.cast("B") if array.ndim else array.tobytes())
-            if self.progress is not None:
-                self.progress(array.nbytes)
-        return self._places[name]
+        """No more weights come."""
+        self.weights.close()
 
 
 def _value(name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> Value:

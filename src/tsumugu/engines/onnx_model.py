@@ -15,7 +15,9 @@ from tsumugu.core.registry import FUNCTIONS
 from tsumugu.core.tensors import format_of
 from tsumugu.engines import onnx_store
 from tsumugu.engines.onnx_encoder import read_texts
+from tsumugu.engines.onnx_seq2seq_session import OnnxSeq2SeqSession
 from tsumugu.engines.onnx_session import OnnxSession
+from tsumugu.engines.onnx_store import ENCODER, GRAPH
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,38 @@ class OnnxModel:
     threads: int = 0
     device: str = field(default="cpu", init=False)
     _session: Any = field(default=None, init=False, repr=False)
+    _encoder: Any = field(default=None, init=False, repr=False)
 
     @property
     def session(self) -> Any:
         """ONNX Runtime's session, opened when it is first needed."""
         if self._session is None:
-            self._session = open_graph(self.folder, threads=self.threads)
+            self._session = open_graph(self.folder, GRAPH, threads=self.threads)
         return self._session
 
-    def open_session(self, *, batch: int, capacity: int) -> OnnxSession:
-        """Texts to be continued."""
+    @property
+    def encoder(self) -> Any:
+        """The same of what is read once by an encoder-decoder."""
+        if self._encoder is None:
+            self._encoder = open_graph(self.folder, ENCODER, threads=self.threads)
+        return self._encoder
+
+    def open_session(self, *, batch: int, capacity: int) -> OnnxSession | OnnxSeq2SeqSession:
+        """Texts to be continued, or written."""
+        if self.interface["kind"] == "encoder-decoder":
+            return OnnxSeq2SeqSession(
+                self.encoder,
+                self.session,
+                layers=self.interface["layers"],
+                heads=self.interface["kv_heads"],
+                head_dim=self.interface["head_dim"],
+                context_dim=self.config.head_dim,
+                reach=self.interface["reach"],
+                vocab=self.config.vocab_size,
+                start_token=self.config.decoder_start_token_id,
+                batch=batch,
+                capacity=capacity,
+            )
         if self.interface["kind"] != "decoder":
             raise InputError(
                 f"a {self.family.name} model with head {self.head_name!r} does not generate text",
@@ -95,7 +119,8 @@ class OnnxModel:
             InputError: a decoder, other shapes, or an id outside the vocabulary.
         """
         if self.interface["kind"] != "encoder":
-            raise InputError("a compiled decoder only continues texts", where="model", mend="use tg.generate")
+            what = f"a compiled {self.interface['kind']} only writes texts"
+            raise InputError(what, where="model", mend="use tg.generate")
         found = read_texts(self, input_ids, attention_mask, token_type_ids)
         kind = format_of(input_ids)
         return found if kind is None else found.converted(kind)
@@ -126,7 +151,7 @@ def open_compiled(
     )
 
 
-def open_graph(folder: Path, *, threads: int = 0) -> Any:
+def open_graph(folder: Path, name: str, *, threads: int = 0) -> Any:
     """ONNX Runtime's session of a compiled graph, which needs no further optimisation."""
     import onnxruntime
 
@@ -134,7 +159,7 @@ def open_graph(folder: Path, *, threads: int = 0) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
 
 
 def cores() -> int:

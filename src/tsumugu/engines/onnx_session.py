@@ -19,6 +19,43 @@ TOGETHER = 64
 Array = NDArray[Any]
 
 
+class Buffers:
+    """Keys and values of rows of text, `[layers, 2, rows, kv_heads, capacity, head_dim]`, written in place.
+
+    Args:
+        layers, kv_heads, head_dim: of the keys and values.
+        rows: that there is room for.
+        capacity: the longest a row may become, in tokens.
+    """
+
+    def __init__(self, layers: int, rows: int, kv_heads: int, capacity: int, head_dim: int) -> None:
+        self.array = np.zeros((layers, 2, rows, kv_heads, capacity, head_dim), np.float32)
+
+    @property
+    def rows(self) -> int:
+        return self.array.shape[2]
+
+    def grow(self, rows: int, *, keep: int) -> None:
+        """Make room for more rows, of which the first `keep` stay as they are."""
+        shape = list(self.array.shape)
+        shape[2] = rows
+        grown = np.zeros(shape, np.float32)
+        grown[:, :, :keep] = self.array[:, :, :keep]
+        self.array = grown
+
+    def select(self, rows: Rows, filled: int) -> None:
+        """The first rows become `rows`, of which the first `filled` tokens count; there is room for as many."""
+        for layer in self.array:
+            layer[:, : len(rows), :, :filled] = layer[:, rows, :, :filled]
+
+    def bind(self, run: Binding, rows: slice) -> None:
+        """Hand the keys and values of `rows` to a run, which writes the new ones behind them."""
+        for index, (keys, values) in enumerate(self.array):
+            for name, buffer in (("key", keys[rows]), ("value", values[rows])):
+                run.bind(f"past_{name}_{index}", buffer)
+                run.bind(f"present_{name}_{index}", buffer, output=True)
+
+
 class OnnxSession:
     """`tsumugu.engines.session.TokenSession` for a compiled decoder.
 
@@ -46,8 +83,7 @@ class OnnxSession:
         capacity: int,
     ) -> None:
         self.session, self.vocab, self.positioned, self.capacity = session, vocab, positioned, capacity
-        self._shape = (kv_heads, capacity, head_dim)
-        self._cache = np.zeros((layers, 2, batch, *self._shape), np.float32)
+        self._cache = Buffers(layers, batch, kv_heads, capacity, head_dim)
         self._logits = np.empty((batch, 1, vocab), np.float32)
         self.lengths = np.zeros(0, np.int64)
         self._step: _Run | None = None
@@ -87,7 +123,7 @@ class OnnxSession:
             self._step.positions[:, 0] = self.lengths
         self.lengths = self.lengths + 1
         self._step.ids[:, 0] = tokens
-        self._step.run(self.lengths)
+        self._step.read(self.lengths)
         return self._logits[:rows, 0]
 
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
@@ -115,9 +151,7 @@ class OnnxSession:
             return
         self._grow(len(rows), keep=len(self.lengths))
         self.lengths = self.lengths[rows]
-        longest, count = int(self.lengths.max(initial=0)), len(rows)
-        for layer in self._cache:
-            layer[:, :count, :, :longest] = layer[:, rows, :, :longest]
+        self._cache.select(rows, int(self.lengths.max(initial=0)))
         self._step = None
 
     def _read(self, rows: slice, ids: Array, lengths: Array, logits: Array | None = None) -> None:
@@ -133,15 +167,12 @@ class OnnxSession:
             run.positions[:] = np.arange(begin, begin + ids.shape[1])
         kept = run.wanted.shape[1]
         run.wanted[:, :, 0] = (lengths - begin)[:, None] - kept + np.arange(kept)
-        run.run(lengths)
+        run.read(lengths)
 
     def _grow(self, rows: int, *, keep: int) -> None:
-        layers, two, have, *_ = self._cache.shape
-        if rows <= have:
-            return
-        cache = np.zeros((layers, two, rows, *self._shape), np.float32)
-        cache[:, :, :keep] = self._cache[:, :, :keep]
-        self._cache, self._logits, self._step = cache, np.empty((rows, 1, self.vocab), np.float32), None
+        if rows > self._cache.rows:
+            self._cache.grow(rows, keep=keep)
+            self._logits, self._step = np.empty((rows, 1, self.vocab), np.float32), None
 
     def _prepared(self, rows: slice, count: int, time: int, logits: Array) -> _Run:
         """A run over some rows of the buffers, with everything bound."""
@@ -149,18 +180,32 @@ class OnnxSession:
         if self.positioned:
             run.bind("position_ids", run.positions)
         run.bind("logits", logits, output=True)
-        for index, (keys, values) in enumerate(self._cache):
-            for name, buffer in (("key", keys[rows]), ("value", values[rows])):
-                run.bind(f"past_{name}_{index}", buffer)
-                run.bind(f"present_{name}_{index}", buffer, output=True)
+        self._cache.bind(run, rows)
         return run
 
 
-class _Run:
-    """Inputs of one shape, bound once and filled for each run."""
+class Binding:
+    """Inputs and outputs of one shape, bound once for many runs."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.binding = session, session.io_binding()
+        self._bound: dict[str, Array] = {}
+
+    def bind(self, name: str, array: Array, *, output: bool = False) -> None:
+        """Let the graph read or write an array, which is kept as long as this."""
+        bind = self.binding.bind_output if output else self.binding.bind_input
+        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._bound[name] = array
+
+    def run(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+
+
+class _Run(Binding):
+    """Some tokens of some rows; filled for each run."""
 
     def __init__(self, session: Any, rows: int, time: int, kept: int) -> None:
-        self.session, self.binding = session, session.io_binding()
+        super().__init__(session)
         self.ids = np.zeros((rows, time), np.int64)
         self.positions = np.zeros((rows, time), np.int64)
         self.wanted = np.zeros((rows, kept, 1), np.int64)
@@ -174,12 +219,8 @@ class _Run:
         ):
             self.bind(name, array)
 
-    def bind(self, name: str, array: Array, *, output: bool = False) -> None:
-        bind = self.binding.bind_output if output else self.binding.bind_input
-        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-    def run(self, lengths: Array) -> None:
+    def read(self, lengths: Array) -> None:
         """Rows have `lengths` tokens with those that are read now."""
         self.lengths[:] = lengths - 1
         self.total[...] = lengths.max()
-        self.session.run_with_iobinding(self.binding)
+        self.run()

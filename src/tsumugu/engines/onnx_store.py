@@ -21,7 +21,9 @@ from tsumugu import __version__
 from tsumugu.hub.home import home
 
 RECORD = "model.json"
-COMPILER = 6
+WEIGHTS, GRAPH, ENCODER = "weights.bin", "graph.onnx", "encoder.onnx"
+"""The two files of a graph; and that of what is read once, where another graph asks it at each step."""
+COMPILER = 7
 """Counted up whenever graphs change that are made of the same checkpoint."""
 PIECE = 1 << 22
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")

@@ -36,6 +36,8 @@ class Text2TextGeneration(Task):
     """
 
     name = "text2text-generation"
+    engines = ("torch", "onnx")
+    head = "seq2seq-lm"
     key: ClassVar[str] = "generated"
     options = frozenset(type_hints(GenerationOptions)) | {
         "max_length",

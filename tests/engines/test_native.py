@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.engines.conftest import Build
 
 import tsumugu as tg
-from tsumugu.core.errors import CheckpointError, ConfigError
+from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError
 from tsumugu.engines.native import library, pack
 from tsumugu.engines.session import open_session
 
@@ -29,14 +29,26 @@ def kernels() -> None:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=[None, "int8", "int4"])
+FORMS = [(None, "float32"), ("int8", "float32"), ("int4", "float32"), (None, "int8")]
+"""Weights, and keys and values."""
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def model(request: pytest.FixtureRequest, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("llama")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSUMUGU_HOME", str(folder / "home"))
         sizes = {"hidden_size": 96, "num_heads": 6, "num_kv_heads": 2, "intermediate_size": 160, "max_positions": 600}
         tg.save_model(build("llama", **sizes), folder / "model")
-        return tg.load_model(folder / "model", engine="native", quantize=request.param)
+        quantize, kv_cache = request.param
+        return tg.load_model(folder / "model", engine="native", quantize=quantize, kv_cache=kv_cache)
+
+
+def opened(model: Any, threads: int = 0) -> Any:
+    """The same model once more."""
+    return tg.engines.load.opened(
+        model.folder, path=model.path, source=model.source, threads=threads, kv_cache=model.kv_cache
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -69,7 +81,7 @@ def test_company_and_pieces_change_no_bit(model: Any, data: st.DataObject) -> No
 
 def test_several_threads_change_no_bit(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsumugu.engines.native.network.SMALL", 0)
-    many = tg.engines.load.opened(model.folder, path=model.path, source=model.source, threads=3)
+    many = opened(model, threads=3)
     text = np.random.default_rng(0).integers(0, 260, 550).tolist()
     one = open_session(model, batch=1, capacity=560).start([text])
     three = open_session(many, batch=1, capacity=560)
@@ -91,9 +103,70 @@ def test_avx2_gives_the_same(model: Any, older: None) -> None:
     """To rounding: sums are added up in another order."""
     text = list(range(3, 60))
     newer = open_session(model, batch=1, capacity=64).start([text])
-    again = tg.engines.load.opened(model.folder, path=model.path, source=model.source)
-    found = open_session(again, batch=1, capacity=64).start([text])
-    assert np.abs(found - newer).max() <= (1e-4 if model.bits == 32 else 3e-2) * np.abs(newer).max()
+    found = open_session(opened(model), batch=1, capacity=64).start([text])
+    whole = model.bits == 32 and model.kv_cache == "float32"
+    assert np.abs(found - newer).max() <= (1e-4 if whole else 3e-2) * np.abs(newer).max()
+
+
+def test_keys_and_values_in_8_bits_are_what_torch_rounds(
+    build: Build, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's attention with queries, keys and values rounded to 127 steps, each token and head by itself.
+
+    Where one number lies between two steps it may fall on either: a hundredth of what rounding changes in all.
+    """
+    sizes = {"head_dim": 48, "num_kv_heads": 2, "query_scale": 48.0, "window": 16}
+    tg.save_model(build("gemma3", **sizes), tmp_path / "model")
+    quick = tg.load_model(tmp_path / "model", kv_cache="int8")
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        step = x.abs().amax(-1, keepdim=True) / 127
+        return torch.round(x / step) * step
+
+    def attention(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> torch.Tensor:
+        return plain(rounded(query), rounded(key), rounded(value), *others, **named)
+
+    text = list(range(3, 60))
+    session = open_session(quick, batch=1, capacity=64)
+    found = session.start([text]).copy()
+    whole = tg.load_model(tmp_path / "model")
+    with torch.inference_mode():
+        near = whole(torch.tensor([text])).logits[0, -1].numpy()
+        monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", attention)
+        wanted = whole(torch.tensor([text])).logits[0, -1].numpy()
+    changed = np.abs(found[0] - near).max()
+    assert np.abs(found[0] - wanted).max() <= 0.05 * changed
+    assert changed <= 0.05 * np.abs(near).max()
+
+
+def test_what_was_read_is_kept_in_8_bits_too(model: Any) -> None:
+    """A text that begins as one before it is read from there on, and its logits are the same, bit for bit."""
+    text = np.random.default_rng(1).integers(0, 260, 300).tolist()
+    fresh = opened(model)
+    wanted = open_session(fresh, batch=1, capacity=310).start([text]).copy()
+    fresh.engine.prefixes = type(fresh.engine.prefixes)()
+    open_session(fresh, batch=2, capacity=310).start([text[:200]])
+    kept = fresh.engine.prefixes.size
+    share = 1 / 4 + 1 / 16 if model.kv_cache == "int8" else 1
+    assert kept == 2 * 208 * 96 // 6 * 2 * 2 * 4 * share
+    session: Any = open_session(fresh, batch=1, capacity=310)
+    session.begin(1)
+    assert session.recall(0, text) == 200
+    assert np.array_equal(session.extend([text[200:]]), wanted)
+    session.select(np.zeros(3, np.int64))
+    again = session.step(np.full(3, 7))
+    assert np.array_equal(again, np.repeat(open_session(fresh, batch=1, capacity=310).start([[*text, 7]]), 3, axis=0))
+
+
+def test_only_a_decoder_of_the_native_engine_keeps_8_bits(build: Build, cache: Path, tmp_path: Path) -> None:
+    tg.save_model(build("bert", "base"), tmp_path / "bert")
+    with pytest.raises(ConfigError, match="an encoder keeps no keys"):
+        tg.load_model(tmp_path / "bert", engine="auto", kv_cache="int8")
+    with pytest.raises(ConfigError, match="the onnx engine keeps keys and values in float32"):
+        tg.load_model(tmp_path / "bert", engine="onnx", kv_cache="int8")
+    with pytest.raises(UnknownNameError, match="unknown cache 'int4'"):
+        tg.load_model(tmp_path / "bert", kv_cache="int4")
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])

@@ -10,7 +10,18 @@ from cyclopts import Parameter
 
 from tsumugu.cli.console import stderr
 from tsumugu.cli.downloads import downloads
-from tsumugu.cli.options import Adapter, Device, DType, Engine, GenerationFlags, Model, Quantize, Quiet, quantization
+from tsumugu.cli.options import (
+    Adapter,
+    Device,
+    DType,
+    Engine,
+    GenerationFlags,
+    KVCache,
+    Model,
+    Quantize,
+    Quiet,
+    quantization,
+)
 from tsumugu.core.errors import InputError
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /help shows this, /exit ends (or Ctrl-D)."
@@ -25,6 +36,7 @@ def chat(
     device: Device = "cpu",
     engine: Engine = "auto",
     quantize: Quantize = "auto",
+    kv_cache: KVCache = "float32",
     quiet: Quiet = False,
     flags: GenerationFlags | None = None,
 ) -> None:
@@ -38,6 +50,7 @@ def chat(
             "device": device,
             "engine": engine,
             "quantize": quantization(quantize),
+            "kv_cache": kv_cache,
             "adapter": adapter,
         }
         talk: Any = pipeline("chat", model, progress=watch, **computing)

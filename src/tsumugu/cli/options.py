@@ -23,6 +23,10 @@ Quantize = Annotated[
     Literal["auto", "none", "int8", "int4"],
     Parameter(help="Weights on a compiled engine; auto: as few bits as a quantised checkpoint has, else whole."),
 ]
+KVCache = Annotated[
+    Literal["float32", "int8"],
+    Parameter(help="Keys and values of what a decoder has read; int8, on native: a quarter of the memory."),
+]
 Model = Annotated[
     str | None,
     Parameter(

@@ -30,6 +30,7 @@ from tsumugu.cli.options import (
     Device,
     DType,
     GenerationFlags,
+    KVCache,
     Model,
     PromptFlags,
     Quantize,
@@ -91,6 +92,7 @@ def run(
         Parameter(help="What computes, as of other verbs; ray: workers of a cluster, each with what auto takes."),
     ] = "auto",
     quantize: Quantize = "auto",
+    kv_cache: KVCache = "float32",
     quiet: Quiet = False,
     asked: TaskFlags | None = None,
     prompt: PromptFlags | None = None,
@@ -123,6 +125,7 @@ def run(
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantize": quantization(quantize)}
     loading["engine"] = "auto" if engine == "ray" else engine
     loading["adapter"] = adapter
+    loading |= {} if kv_cache == "float32" else {"kv_cache": kv_cache}
     loading |= {} if batch_size is None else {"batch_size": batch_size}
     loading |= {} if reranker is None else {"reranker": reranker}
     settings = {"task": task, "model": model, "the model's files": _changed(model), **loading, **options, **given}

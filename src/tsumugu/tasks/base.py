@@ -92,6 +92,7 @@ class Task(ABC):
         device: str = "cpu",
         engine: str | None = None,
         quantize: str | None = None,
+        kv_cache: str = "float32",
         adapter: str | Path | None = None,
         progress: Progress | None = None,
         **options: Any,
@@ -101,7 +102,7 @@ class Task(ABC):
         Raises:
             InputError: the task does not run on that engine, or the model was made for another task.
         """
-        chosen = "torch" if engine is None and quantize is None else engine
+        chosen = "torch" if engine is None and quantize is None and kv_cache == "float32" else engine
         if chosen == "auto" and "onnx" not in cls.engines:
             chosen = "torch"
         if (chosen or "onnx") not in ("auto", *cls.engines):
@@ -115,6 +116,7 @@ class Task(ABC):
             device=device,
             engine=chosen,
             quantize=quantize,
+            kv_cache=kv_cache,
             task=cls.name,
             adapter=adapter,
             progress=progress,

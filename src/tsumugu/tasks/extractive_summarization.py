@@ -58,7 +58,7 @@ class ExtractiveSummarization(Task):
         """
         if source is not None:
             raise InputError(f"{cls.name} needs no model", where="model", mend="leave it out, or use summarization")
-        for name in ("tokenizer", "dtype", "device", "engine", "quantize", "adapter", "progress"):
+        for name in ("tokenizer", "dtype", "device", "engine", "quantize", "kv_cache", "adapter", "progress"):
             options.pop(name, None)
         return cls(**options)
 

@@ -30,7 +30,7 @@ HEAD_TASKS = {
 }
 """The task that a model is for, by its head, when none is named."""
 
-LOADING = ("dtype", "device", "engine", "quantize", "adapter", "progress")
+LOADING = ("dtype", "device", "engine", "quantize", "kv_cache", "adapter", "progress")
 """Options that are about loading a model, not about its task."""
 
 
@@ -47,8 +47,8 @@ def pipeline(
             the model's head when left out.
         model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
         tokenizer: a source or a tokenizer; the model's own when left out.
-        **options: `dtype`, `device`, `engine`, `quantize`, `adapter` (it is merged), `batch_size`, `progress`, and
-            options of the task for every call.
+        **options: `dtype`, `device`, `engine`, `quantize`, `kv_cache`, `adapter` (it is merged), `batch_size`,
+            `progress`, and options of the task for every call.
 
     Raises:
         UnknownNameError: there is no such task; the nearest is named.

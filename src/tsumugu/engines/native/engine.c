@@ -4,7 +4,7 @@
  * Every thread walks through `steps`; between two calls of `meet` the work is independent.
  */
 #define _GNU_SOURCE
-#include "network.h"
+#include "attention.h"
 #include "pool.h"
 
 typedef struct Engine Engine;
@@ -46,7 +46,7 @@ static int make_room(Engine *e, int64_t tokens, int64_t capacity) {
     int64_t room = tokens > e->room ? tokens : e->room, cap = capacity > e->capacity ? capacity : e->capacity;
     int64_t sizes[8] = {
         room * e->hidden * 4, room * e->stride * 4, room * e->width * 4, e->pool.threads * TILE * cap * 4,
-        e->pool.threads * TILE * (int64_t)n->head_dim * 4, room * e->stride, room * e->stride / GROUP * 4,
+        e->pool.threads * 2 * TILE * (int64_t)n->head_dim * 4, room * e->stride, room * e->stride / GROUP * 4,
         room * e->stride / GROUP * 4,
     };
     int64_t total = 0;
@@ -120,12 +120,8 @@ static void remember(const Run *r, int64_t number) {
                 turn(x + h * dim, layer->cosines + at * dim / 2, layer->sines + at * dim / 2, dim / 2);
         }
         for (int64_t h = 0; h < n->kv_heads; h++) {
-            const int64_t place = ((number * c->rows + r->rows[i]) * n->kv_heads + h) * c->capacity * dim;
-            const float *key = x + (n->heads + h) * dim, *value = x + (heads + h) * dim;
-            float *to = c->keys + place + at / LANES * dim * LANES + at % LANES;
-            for (int64_t k = 0; k < dim; k++) to[k * LANES] = key[k];
-            for (int64_t k = 0; k < dim; k += LANES)
-                store(c->values + place + (k / LANES * c->capacity + at) * LANES, load(value + k));
+            const Shelf shelf = shelf_of(c, (number * c->rows + r->rows[i]) * n->kv_heads + h, dim);
+            put(c, &shelf, at, dim, x + (n->heads + h) * dim, x + (heads + h) * dim, e->numbers + i * e->stride);
         }
     }
     meet(&e->pool);
@@ -140,27 +136,26 @@ static void look(const Run *r, int64_t number, int thread) {
     const int64_t dim = n->head_dim, group = n->heads / n->kv_heads;
     const int64_t together = r->tokens == 1 ? 1 : (TILE / group > 1 ? TILE / group : 1);
     const int64_t lots = WHOLE(r->tokens, together) / together, pieces = lots * n->kv_heads;
-    float *scores = e->scores + thread * TILE * e->capacity, *queries = e->queries + thread * TILE * dim;
+    float *scores = e->scores + thread * TILE * e->capacity, *whole = e->queries + thread * 2 * TILE * dim;
+    int8_t *numbers = (int8_t *)(whole + TILE * dim);
     for (int64_t piece; (piece = take(&e->pool, 1)) < pieces;) {
         const int64_t h = piece % n->kv_heads, begin = piece / n->kv_heads * together;
         const int64_t end = begin + together < r->tokens ? begin + together : r->tokens;
-        int64_t first[TILE], last[TILE];
-        float *out[TILE];
-        int count = 0;
+        Queries q = {.whole = whole, .numbers = numbers};
         for (int64_t one = begin * group; one < end * group; one++) {
             const int64_t i = one / group, head = h * group + one % group, at = r->positions[i];
             const float *query = e->wide + i * e->width + head * dim;
-            for (int64_t k = 0; k < dim; k++) queries[count * dim + k] = query[k] * layer->scale;
-            first[count] = layer->window && at >= layer->window ? at - layer->window + 1 : 0;
-            last[count] = at;
-            out[count++] = e->whole + i * e->stride + head * dim;
+            float *mine = whole + q.count * dim;
+            for (int64_t k = 0; k < dim; k++) mine[k] = query[k] * layer->scale;
+            if (c->bits == 8) q.scales[q.count] = narrow(mine, dim, numbers + q.count * dim, &q.sums[q.count]);
+            q.first[q.count] = layer->window && at >= layer->window ? at - layer->window + 1 : 0;
+            q.last[q.count] = at;
+            q.out[q.count++] = e->whole + i * e->stride + head * dim;
             const int64_t next = one + 1 < end * group ? (one + 1) / group : -1;
-            if (count == TILE || next < 0 || r->rows[next] != r->rows[i]) {
-                const int64_t place = ((number * c->rows + r->rows[i]) * n->kv_heads + h) * c->capacity * dim;
-                attend(
-                    c->keys + place, c->values + place, c->capacity, dim, queries, count, first, last, scores, out
-                );
-                count = 0;
+            if (q.count == TILE || next < 0 || r->rows[next] != r->rows[i]) {
+                const Shelf shelf = shelf_of(c, (number * c->rows + r->rows[i]) * n->kv_heads + h, dim);
+                attend(c, &shelf, dim, &q, scores);
+                q.count = 0;
             }
         }
     }

@@ -143,13 +143,16 @@ class Encoder(ctypes.Structure):
 
 
 class Cache(ctypes.Structure):
-    """Keys and values of some texts."""
+    """Keys and values of some texts, as in attention.h."""
 
     _fields_ = (
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
+        ("key_scales", ctypes.c_void_p),
+        ("value_scales", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
         ("capacity", ctypes.c_int64),
+        ("bits", ctypes.c_int64),
     )
 
 

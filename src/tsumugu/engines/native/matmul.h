@@ -37,15 +37,22 @@ INLINE int32_t word(const int8_t *p) {
     return found;
 }
 
-/* One panel [width][16] of floats, `count` tokens `stride` apart; sums are for [count][16] rows. What a token gives does
- * not depend on how many there are: sums are added up in the same order. */
-INLINE void panel_whole(const float *w, int64_t width, const float *x, int64_t stride, const int count, Floats *sums) {
+/* Column k of a panel of floats, or of signed bytes. */
+INLINE Floats column(const void *w, int64_t k, const int bits) {
+    return bits == 32 ? load((const float *)w + k * LANES) : narrow_floats((const int8_t *)w + k * LANES);
+}
+
+/* One panel [width][16], `count` tokens `stride` apart; sums are for [count][16] rows. What a token gives does not depend
+ * on how many there are: sums are added up in the same order. */
+INLINE void panel_whole(
+    const void *w, const int bits, int64_t width, const float *x, int64_t stride, const int count, Floats *sums
+) {
     Floats part[CHAINS][FEW];
     for (int c = 0; c < CHAINS; c++)
         for (int t = 0; t < count; t++) part[c][t] = all(0);
     for (int64_t k = 0; k < width; k += 4)
         for (int i = 0; i < 4; i++) {
-            Floats weights = load(w + (k + i) * LANES);
+            Floats weights = column(w, k + i, bits);
             for (int t = 0; t < count; t++) part[i % CHAINS][t] += weights * x[t * stride + k + i];
         }
     for (int t = 0; t < count; t++) {
@@ -55,12 +62,14 @@ INLINE void panel_whole(const float *w, int64_t width, const float *x, int64_t s
 }
 
 /* The same for up to TILE tokens. */
-INLINE void panel_counted(const float *w, int64_t width, const float *x, int64_t stride, int count, Floats *sums) {
-    for (; count >= FEW; count -= FEW, x += FEW * stride, sums += FEW) panel_whole(w, width, x, stride, FEW, sums);
-    if (count == 1) panel_whole(w, width, x, stride, 1, sums);
+INLINE void panel_counted(
+    const void *w, const int bits, int64_t width, const float *x, int64_t stride, int count, Floats *sums
+) {
+    for (; count >= FEW; count -= FEW, x += FEW * stride, sums += FEW) panel_whole(w, bits, width, x, stride, FEW, sums);
+    if (count == 1) panel_whole(w, bits, width, x, stride, 1, sums);
 #if FEW > 2
-    if (count == 2) panel_whole(w, width, x, stride, 2, sums);
-    if (count == 3) panel_whole(w, width, x, stride, 3, sums);
+    if (count == 2) panel_whole(w, bits, width, x, stride, 2, sums);
+    if (count == 3) panel_whole(w, bits, width, x, stride, 3, sums);
 #endif
 }
 
@@ -103,7 +112,7 @@ INLINE void panel_rounded(
 INLINE void panel_times(const Matrix *m, int64_t panel, const Given *x, int64_t first, const int count, Floats *sums) {
     if (m->bits == 32) {
         const float *w = (const float *)m->numbers + panel * m->width * LANES;
-        panel_counted(w, m->width, x->whole + first * x->stride, x->stride, count, sums);
+        panel_counted(w, 32, m->width, x->whole + first * x->stride, x->stride, count, sums);
     }
     else if (m->bits == 8) panel_rounded(m, panel, x, first, count, 8, 0, sums);
     else if (m->mins) panel_rounded(m, panel, x, first, count, 4, 1, sums);
@@ -132,20 +141,25 @@ static void multiply(const Matrix *m, int64_t from, int64_t to, const Given *x, 
     }
 }
 
-/* Round `width` numbers, in whole groups, to 8 bits. */
-static void rounded(const float *x, int64_t width, int8_t *numbers, float *scales, int32_t *sums) {
-    for (int64_t g = 0; g < width / GROUP; g++, x += GROUP, numbers += GROUP) {
-        Floats a = load(x), b = load(x + LANES);
-        Floats most = larger(larger(a, -a), larger(b, -b));
-        float scale = largest(most) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
-        int32_t total = 0;
-        for (int half = 0; half < 2; half++) {
-            /* 1.5 * 2^23 rounds to the nearest whole number, even ones on a tie */
-            Ints whole = (Ints)((half ? b : a) * inverse + 12582912.0f) - 0x4b400000;
-            for (int i = 0; i < LANES; i++) numbers[half * LANES + i] = (int8_t)whole[i], total += whole[i];
-        }
-        scales[g] = scale, sums[g] = total;
+/* Round `width` numbers, in whole vectors, to 8 bits; gives the scale that they share. */
+INLINE float narrow(const float *x, int64_t width, int8_t *numbers, int32_t *sum_of) {
+    Floats most = all(0);
+    for (int64_t k = 0; k < width; k += LANES) most = larger(most, larger(load(x + k), -load(x + k)));
+    const float scale = largest(most) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    int32_t total = 0;
+    for (int64_t k = 0; k < width; k += LANES) {
+        /* 1.5 * 2^23 rounds to the nearest whole number, even ones on a tie */
+        const Ints whole = (Ints)(load(x + k) * inverse + 12582912.0f) - 0x4b400000;
+        for (int i = 0; i < LANES; i++) numbers[k + i] = (int8_t)whole[i], total += whole[i];
     }
+    *sum_of = total;
+    return scale;
+}
+
+/* Round `width` numbers, in whole groups, each group by itself. */
+static void rounded(const float *x, int64_t width, int8_t *numbers, float *scales, int32_t *sums) {
+    for (int64_t g = 0; g < width / GROUP; g++)
+        scales[g] = narrow(x + g * GROUP, GROUP, numbers + g * GROUP, sums + g);
 }
 
 /* Row `row` of a matrix, as floats. */

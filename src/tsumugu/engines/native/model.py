@@ -13,8 +13,13 @@ from tsumugu.engines.onnx_model import OnnxModel, cores
 
 @dataclass(eq=False)
 class NativeModel(OnnxModel):
-    """As `OnnxModel`, for a decoder that writes text."""
+    """As `OnnxModel`, for a decoder that writes text.
 
+    Attributes:
+        kv_cache: how keys and values of what was read are kept: float32 or int8.
+    """
+
+    kv_cache: str = field(default="float32", init=False)
     _engine: Engine | None = field(default=None, init=False, repr=False)
 
     @property
@@ -23,7 +28,8 @@ class NativeModel(OnnxModel):
         if self._engine is None:
             threads = self.threads or cores()
             vocab = self.config.vocab_size
-            self._engine = Engine(self.folder, self.interface["network"], vocab=vocab, threads=threads)
+            network, bits = self.interface["network"], 8 if self.kv_cache == "int8" else 32
+            self._engine = Engine(self.folder, network, vocab=vocab, threads=threads, cache_bits=bits)
         return self._engine
 
     def open_session(self, *, batch: int, capacity: int) -> Any:

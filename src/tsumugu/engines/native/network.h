@@ -26,12 +26,6 @@ typedef struct {
     const Layer *layer;
 } Network;
 
-typedef struct {
-    float *keys;   /* [layers][rows][kv_heads][capacity / 16][head_dim][16] */
-    float *values; /* [layers][rows][kv_heads][head_dim / 16][capacity][16] */
-    int64_t rows, capacity;
-} Cache;
-
 enum { SILU, GELU_TANH, GELU, QUICK_GELU, RELU, RELU2, TANH, NOTHING_BENT };
 
 #define WHOLE(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
@@ -75,47 +69,5 @@ static void turn(float *x, const float *cosines, const float *sines, int64_t hal
         float a = x[i], b = x[half + i];
         x[i] = a * cosines[i] - b * sines[i];
         x[half + i] = b * cosines[i] + a * sines[i];
-    }
-}
-
-/* Up to TILE queries of one text and one key head: each sees what lies in [first, last] of its own.
- * queries [count][dim], already scaled; scores: room for [count][capacity]; out[i]: where the answer of query i goes. */
-static void attend(
-    const float *keys, const float *values, int64_t capacity, int64_t dim, const float *queries, int count,
-    const int64_t *first, const int64_t *last, float *scores, float *const *out
-) {
-    int64_t from = first[0], to = last[0];
-    for (int i = 1; i < count; i++) {
-        from = first[i] < from ? first[i] : from;
-        to = last[i] > to ? last[i] : to;
-    }
-    from = from / LANES * LANES, to = WHOLE(to + 1, LANES);
-    Floats sums[TILE], parts[TILE];
-    for (int64_t at = from; at < to; at += LANES) {
-        panel_counted(keys + at * dim, dim, queries, dim, count, sums);
-        for (int i = 0; i < count; i++) store(scores + i * capacity + at, sums[i]);
-    }
-    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int i = 0; i < count; i++) {
-        float *mine = scores + i * capacity;
-        Floats most = all(-INFINITY), total = all(0);
-        for (int64_t at = from; at < to; at += LANES) {
-            Ints seen = (lane + (int32_t)at >= (int32_t)first[i]) & (lane + (int32_t)at <= (int32_t)last[i]);
-            Floats masked = choose(seen, load(mine + at), all(-INFINITY));
-            store(mine + at, masked);
-            most = larger(most, masked);
-        }
-        const float top = largest(most);
-        for (int64_t at = from; at < to; at += LANES) {
-            Floats given = load(mine + at);
-            Floats weight = choose(given == -INFINITY, all(0), exponential(given - top));
-            store(mine + at, weight);
-            total += weight;
-        }
-        parts[i] = all(1.0f / sum(total));
-    }
-    for (int64_t part = 0; part < dim / LANES; part++) {
-        panel_counted(values + (part * capacity + from) * LANES, to - from, scores + from, capacity, count, sums);
-        for (int i = 0; i < count; i++) store(out[i] + part * LANES, sums[i] * parts[i]);
     }
 }

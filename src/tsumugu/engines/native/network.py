@@ -30,14 +30,17 @@ class Engine:
         record: what `write_network` gave.
         vocab: size of the vocabulary.
         threads: that work together.
+        cache_bits: of keys and values that are kept, 32 or 8.
 
     Raises:
         CheckpointError: the weights are not all there.
         ConfigError: the kernels cannot be had here.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any], *, vocab: int, threads: int) -> None:
-        self.vocab, self.prefixes = vocab, Prefixes()
+    def __init__(
+        self, folder: Path, record: Mapping[str, Any], *, vocab: int, threads: int, cache_bits: int = 32
+    ) -> None:
+        self.vocab, self.cache_bits, self.prefixes = vocab, cache_bits, Prefixes()
         self._alone = threading.Lock()
         self._library = load_library()
         self._weights = read_weights(folder / WEIGHTS, record["bytes"])

@@ -6,15 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tsumugu.engines.native.cache import Kept
 
 ROOM = 256 << 20
 """Bytes that are kept at most; what was used longest ago goes first."""
 LEAST = 32
 """Tokens below which reading again is as quick."""
-
-Floats = NDArray[np.float32]
-Kept = tuple[Floats, Floats]
 
 
 class Prefixes:
@@ -31,7 +29,7 @@ class Prefixes:
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._kept.values())
+        return sum(array.nbytes for kept in self._kept.values() for array in kept)
 
     def find(self, text: Sequence[int]) -> tuple[int, Kept | None]:
         """How many of a text's first tokens are known, and the keys and values that hold them."""
@@ -45,11 +43,11 @@ class Prefixes:
         self._kept.move_to_end(found)
         return best, self._kept[found]
 
-    def keep(self, text: Sequence[int], keys: Floats, values: Floats) -> None:
+    def keep(self, text: Sequence[int], arrays: Kept) -> None:
         """Keep a text, in place of those that are its beginnings."""
         for kept in [kept for kept in self._kept if common(kept, text) == len(kept)]:
             del self._kept[kept]
-        self._kept[tuple(text)] = (keys, values)
+        self._kept[tuple(text)] = arrays
         while self._kept and self.size > self.room:
             self._kept.popitem(last=False)
 

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError
-from tsumugu.engines.native.library import Cache
+from tsumugu.engines.native.cache import KeysAndValues
 from tsumugu.engines.native.network import Engine
 from tsumugu.engines.native.prefixes import LEAST, common
 from tsumugu.engines.session import Logits, Rows
 
 TOGETHER = 512
 """Tokens that are read by one call: enough for large products, few enough for the caches."""
-UNIT = 16
-"""Places of a cache come in panels of so many."""
 
 Tokens = NDArray[np.int32]
 
@@ -36,7 +34,6 @@ class NativeSession:
         self.engine, self.capacity = engine, capacity
         self.lengths = np.zeros(0, np.int64)
         self._text: list[int] | None = None
-        self._room = -(-capacity // UNIT) * UNIT
         self._allocate(batch)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
@@ -63,7 +60,7 @@ class NativeSession:
 
     def begin(self, rows: int) -> None:
         """Rows without any token."""
-        if rows > self._rows:
+        if rows > self._cache.rows:
             self._allocate(rows)
         self.lengths, self._text = np.zeros(rows, np.int64), None
 
@@ -71,20 +68,15 @@ class NativeSession:
         """Fill an empty row with as much of a text as is known, its last token apart; gives how many tokens."""
         known, kept = self.engine.prefixes.find(text[: min(len(text), self.capacity) - 1])
         if kept is not None:
-            filled = -(-known // UNIT)
-            self._keys[:, row, :, :filled] = kept[0][:, :, :filled]
-            self._values[:, row, :, :, : filled * UNIT] = kept[1][:, :, :, : filled * UNIT]
+            self._cache.put(row, kept, known)
             self.lengths[row] = known
         return known
 
     def keep(self, row: int, text: Sequence[int]) -> None:
         """Let later texts begin from what a row has read, which is `text`."""
         prefixes = self.engine.prefixes
-        if len(text) < prefixes.find(text)[0] + LEAST:
-            return
-        filled = -(-len(text) // UNIT)
-        values = self._values[:, row, :, :, : filled * UNIT].copy()
-        prefixes.keep(text, self._keys[:, row, :, :filled].copy(), values)
+        if len(text) >= prefixes.find(text)[0] + LEAST:
+            prefixes.keep(text, self._cache.take(row, len(text)))
 
     def close(self) -> None:
         """No more tokens come; the only text may be begun from again."""
@@ -127,24 +119,17 @@ class NativeSession:
         if count == len(self.lengths) and np.array_equal(rows, np.arange(count)):
             return
         self._text = None
-        if count > self._rows:
-            keys, values = self._keys, self._values
+        if count > self._cache.rows:
+            before = self._cache
             self._allocate(count)
-            self._keys[:, : keys.shape[1]], self._values[:, : keys.shape[1]] = keys, values
+            self._cache.take_over(before)
         self.lengths = self.lengths[rows]
-        filled = -(-int(self.lengths.max(initial=0)) // UNIT)
-        for keys, values in zip(self._keys, self._values, strict=True):
-            keys[:count, :, :filled] = keys[rows, :, :filled]
-            values[:count, :, :, : filled * UNIT] = values[rows, :, :, : filled * UNIT]
+        self._cache.reorder(rows, int(self.lengths.max(initial=0)))
 
     def _allocate(self, rows: int) -> None:
         network = self.engine.network
-        layers, heads, dim = network.layers, network.kv_heads, network.head_dim
-        self._rows = rows
-        self._keys = np.zeros((layers, rows, heads, self._room // UNIT, dim, UNIT), np.float32)
-        self._values = np.zeros((layers, rows, heads, dim // UNIT, self._room, UNIT), np.float32)
+        self._cache = KeysAndValues(network, rows=rows, capacity=self.capacity, bits=self.engine.cache_bits)
         self._logits = np.empty((rows, network.head.rows), np.float32)
-        self._cache = Cache(self._keys.ctypes.data, self._values.ctypes.data, rows, self._room)
 
     def _read(self, ids: Tokens, rows: Tokens, positions: Tokens, wanted: Tokens, counts: Rows) -> Logits:
         """Read tokens; logits of what follows those numbered `wanted`, which are in order."""
@@ -158,6 +143,6 @@ class NativeSession:
             first, last = np.searchsorted(wanted, (begin, begin + TOGETHER))
             which = (wanted[first:last] - begin).astype(np.int32)
             out = self._logits[first:last]
-            self.engine.run(self._cache, ids[part], rows[part], positions[part], which, out)
+            self.engine.run(self._cache.pointers, ids[part], rows[part], positions[part], which, out)
         self.lengths = self.lengths + counts
         return self._logits[: len(wanted), :vocab]

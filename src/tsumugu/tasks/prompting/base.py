@@ -87,6 +87,7 @@ class Prompted(Task):
         device: str = "cpu",
         engine: str | None = None,
         quantize: str | None = None,
+        kv_cache: str = "float32",
         adapter: str | Path | None = None,
         progress: Progress | None = None,
         **options: Any,
@@ -96,7 +97,7 @@ class Prompted(Task):
         Raises:
             InputError: another engine than torch is asked for.
         """
-        if engine not in (None, "auto", "torch") or quantize not in (None, "auto"):
+        if engine not in (None, "auto", "torch") or quantize not in (None, "auto") or kv_cache != "float32":
             raise InputError("prompts are scored on torch only", where="engine", mend="choose engine='torch'")
         model = load_merged(
             source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 import tsumugu as tg
-from tsumugu.anatomy.neurons import neurons
+from tsumugu.anatomy.neurons import activations, neurons
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError
 from tsumugu.engines.torch import load_model
@@ -44,6 +45,9 @@ def test_equal_to_the_reference_read_text_by_text(decoder_folder: Path) -> None:
         assert place.text == rows[place.row - 1]
         offsets = tokenizer([place.text], return_offsets_mapping=True).encodings[0].offsets
         assert (place.start, place.end) == offsets[int(seen[place.row - 1].argmax())]
+    for place, tokens in zip(found.places, activations(model, tokenizer, [found])[0], strict=True):
+        assert [each.value for each in tokens] == pytest.approx(seen[place.row - 1].tolist(), abs=1e-5)
+        assert max(tokens, key=lambda each: each.value)[:2] == (place.start, place.end)
     everything = torch.cat(seen).double()
     assert found.mean == pytest.approx(float(everything.mean()), abs=1e-6)
     assert found.deviation == pytest.approx(float(everything.std(correction=0)), rel=1e-4)
@@ -71,7 +75,9 @@ def test_labels_choose_neurons_that_tell_them_apart(encoder_folder: Path) -> Non
     assert best.selectivity == pytest.approx(abs(apart) / best.deviation, rel=1e-3)
 
 
-def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], visit: Callable[[Path], Any]
+) -> None:
     data = tmp_path / "data.jsonl"
     rows = [{"text": row, "label": "value" if at % 3 == 0 else row.split()[0]} for at, row in enumerate(texts(20))]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -87,7 +93,15 @@ def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.C
     assert "⟦" in ran(*texts(30), "--neuron", "2:64", "--top", "2")
     told = ran("-i", str(data), "--label-column", "label", "--json", "--top", "3").splitlines()
     assert [json.loads(line)["label"] for line in told] == ["value"] * 10  # others have fewer than five texts
-    for wrong in (["a text", "--neuron", "2"], ["a text", "--neuron", "3:1"], ["a text", "--top", "0"]):
+    page = tmp_path / "page.html"
+    ran(*texts(30), "<script>猫</script> " * 20, "--shown", "3", "--top", "9", "--html", str(page))
+    seen = visit(page)
+    assert seen.requests == seen.complaints == []
+    assert seen.dom.count("<h3") == 3
+    assert seen.dom.count('class="best"') == 27
+    assert 'lang="ja"' in seen.dom
+    assert "<script" not in seen.dom
+    for wrong in (["a text", "--neuron", "2"], ["a text", "--neuron", "3:1"], ["a text", "--html", "x.pdf"]):
         assert ran(*wrong, code=2).count("\n") == 1
 
 

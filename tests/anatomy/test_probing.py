@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def test_decoders_and_what_is_refused(decoder_folder: Path) -> None:
         probe(model, tokenizer, Examples("similarity", alike))
 
 
-def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], visit: Callable[[Path], Any]
+) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": each.text, "label": each.label}) + "\n" for each in texts(40, 0)))
 
@@ -108,5 +111,16 @@ def test_the_command_line(encoder_folder: Path, tmp_path: Path, capsys: pytest.C
     assert "the most is known after layer" in ran("--plot", str(picture))
     assert picture.read_text("utf-8").lstrip().startswith("<?xml")
     assert len(json.loads(ran("--json", "--test", str(data), "--limit", "20"))["layers"]) == 3
-    for wrong in (["--plot", "layers.pdf"], ["--limit", "1"], ["--kind", "token-classification"]):
+    page = tmp_path / "page.html"
+    ran("--html", str(page))
+    seen = visit(page)
+    assert seen.requests == seen.complaints == []
+    assert "chance labels</text>" in seen.dom
+    assert seen.dom.count("<tr>") == 1 + 3
+    for wrong in (
+        ["--html", "layers.pdf"],
+        ["--plot", "layers.pdf"],
+        ["--limit", "1"],
+        ["--kind", "token-classification"],
+    ):
         assert ran(*wrong, code=2).count("\n") == 1

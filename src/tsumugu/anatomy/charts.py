@@ -67,17 +67,20 @@ def bars(values: Mapping[str, float], *, label: str, unit: str = "") -> str:
 
     names, numbers = list(values), list(values.values())
 
+    def told(value: float) -> str:
+        return short(value) if value >= 1000 else format(value, ".3g")
+
     def draw(axes: Axes) -> None:
         places = range(len(names))
         axes.barh(places, numbers, color=COLOURS[0], height=0.66)
         axes.set_yticks(list(places), names, parse_math=False)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.xaxis.set_major_formatter(lambda value, _: told(value))
         axes.set_xlim(0, max(numbers, default=1) * 1.16 or 1)
         axes.set_xlabel(unit)
         for place, number in enumerate(numbers):
-            axes.text(number, place, f" {short(number) if number >= 1000 else format(number, '.3g')}", va="center")
+            axes.text(number, place, f" {told(number)}", va="center")
 
     return chart(draw, label=label, size=(6.4, 0.75 + 0.27 * max(len(names), 2)))
 

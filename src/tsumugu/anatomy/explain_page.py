@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
-from tsumugu import __version__
 from tsumugu.anatomy import edits as turning
 from tsumugu.anatomy import influence
 from tsumugu.anatomy.charts import COLOURS, GRID, chart, lines
@@ -18,7 +17,7 @@ from tsumugu.anatomy.edits import Counterfactuals
 from tsumugu.anatomy.explain import COMPLETE, Explanation, in_words
 from tsumugu.anatomy.influence import Neighbours
 from tsumugu.anatomy.insides import rollout
-from tsumugu.anatomy.page import fill, real
+from tsumugu.anatomy.page import fill, real, tint
 from tsumugu.anatomy.targets import Question
 from tsumugu.core.errors import one_line
 
@@ -60,7 +59,7 @@ def render(
         model=model,
         other=other,
         said="".join(text for text, _, _ in words),
-        words=[(_spaced(words, i), value, fixed, _colour(value / most)) for i, (_, value, fixed) in enumerate(words)],
+        words=[(_spaced(words, i), value, fixed, tint(value / most)) for i, (_, value, fixed) in enumerate(words)],
         bars=Markup(_bars(words)),
         facts=list(facts(explanation)),
         curves=Markup(_curves(curves)) if curves else None,
@@ -76,7 +75,6 @@ def render(
         part_chart=None if parts is None else Markup(_parts(parts)),
         near_facts=None if near is None else influence.facts(near),
         quoted=lambda text: one_line(text.replace(" ", "␣").replace("\n", "↵"), limit=40),
-        written_by=f"tsumugu {__version__}",
     )
 
 
@@ -145,11 +143,6 @@ def _spaced(words: Sequence[Word], index: int) -> str:
         text.endswith((" ", "\n")) or following.startswith((" ", "\n")) or wide or following in tuple(".,;:!?)")
     )
     return text + (" " if (apart or fixed) and following else "")
-
-
-def _colour(share: float) -> str:
-    name = "--plus" if share > 0 else "--minus"
-    return f"rgba(var({name}), {0.85 * min(abs(share), 1.0):.3f})"
 
 
 def _bars(words: Sequence[Word]) -> str:

@@ -11,10 +11,11 @@ can explain neurons in language models" (top activating texts).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,14 @@ class Neuron:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {**vars(self), "places": [vars(each) for each in self.places]}
+
+
+class Token(NamedTuple):
+    """A token of a text: its characters, and what a neuron gives there."""
+
+    start: int
+    end: int
+    value: float
 
 
 class _Watched:
@@ -119,18 +128,13 @@ def neurons(
         InputError: there are too few texts or tokens, no such neuron, labels that tell nothing apart, or feed-forwards
             of another kind.
     """
-    every = [getattr(each, "down", None) for each in model.modules()]
-    last = [each for each in every if isinstance(each, nn.Linear)]
-    if not last:
-        raise InputError(f"models of the {model.family.name} family have no neurons that are known", where="model")
+    last = _last(model)
     width = last[0].in_features
     if which is not None and not (1 <= which[0] <= len(last) and 1 <= which[1] <= width):
         raise InputError(f"there is no neuron {which[0]}:{which[1]}", mend=f"up to {len(last)}:{width}")
-    seen: list[Tensor] = []
-    handles = [each.register_forward_pre_hook(lambda module, given: seen.append(given[0].float())) for each in last]
     watched, number = _Watched(len(last), width, top), 0
     kept: dict[int, str] = {}
-    try:
+    with _heard(last) as seen:
         stream = iter(texts)
         while some := list(islice(stream, _TEXTS)):
             rows, labels = [(text,) for text, _ in some], [label for _, label in some]
@@ -146,11 +150,54 @@ def neurons(
             kept = {row: text for row, text in kept.items() if row in needed}
             if watch is not None:
                 watch(len(some))
+    _require_enough(watched, number)
+    return _found(watched, kept, tokenizer, which, shown)
+
+
+@torch.inference_mode()
+def activations(model: Model, tokenizer: Tokenizer, found: Sequence[Neuron]) -> list[list[list[Token]]]:
+    """What each neuron gives at every token of each of its texts, special tokens left out; the texts are read again."""
+    last = _last(model)
+    rows = list(dict.fromkeys((place.text,) for each in found for place in each.places))
+    values: dict[tuple[int, int, str], Tensor] = {}
+    wanted = [(each.layer, each.number, place.text) for each in found for place in each.places]
+    with _heard(last) as seen:
+        for group, given in grouped(model, tokenizer, rows):
+            seen.clear()
+            model(**given)
+            here = {rows[row][0]: at for at, row in enumerate(group)}
+            for layer, number, text in wanted:
+                if text in here:
+                    values[layer, number, text] = seen[layer - 1][here[text], :, number - 1].cpu()
+    codes = {text: tokenizer([text], return_offsets_mapping=True).encodings[0] for (text,) in rows}
+
+    def told(each: Neuron, text: str) -> list[Token]:
+        code, given = codes[text], values[each.layer, each.number, text].tolist()
+        spans = zip(code.offsets, code.special_tokens_mask, given, strict=False)  # of a cut text the first tokens
+        return [Token(start, end, value) for (start, end), special, value in spans if not special and end > start]
+
+    return [[told(each, place.text) for place in each.places] for each in found]
+
+
+def _last(model: Model) -> list[nn.Linear]:
+    """The last matrix of each feed-forward."""
+    every = [getattr(each, "down", None) for each in model.modules()]
+    last = [each for each in every if isinstance(each, nn.Linear)]
+    if not last:
+        raise InputError(f"models of the {model.family.name} family have no neurons that are known", where="model")
+    return last
+
+
+@contextmanager
+def _heard(last: Sequence[nn.Linear]) -> Iterator[list[Tensor]]:
+    """A list that each forward pass adds every layer's activations to, `[texts, time, neurons]`."""
+    seen: list[Tensor] = []
+    handles = [each.register_forward_pre_hook(lambda module, given: seen.append(given[0].float())) for each in last]
+    try:
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-    _require_enough(watched, number)
-    return _found(watched, kept, tokenizer, which, shown)
 
 
 def _require_enough(watched: _Watched, texts: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tsumugu import __version__
 from tsumugu.anatomy.charts import bars, histogram, lines
 from tsumugu.anatomy.diagram import draw, short
 from tsumugu.anatomy.overlap import in_words as overlap_in_words
@@ -29,6 +30,7 @@ def render(anatomy: Mapping[str, Any]) -> str:
     return fill(
         "page.html",
         a=anatomy,
+        written_by=anatomy["written_by"],
         tiles=list(_tiles(anatomy)),
         diagram=Markup(draw(blocks, label=f"Architecture of {anatomy['model']['name']}")) if blocks else None,
         algorithm=_algorithm(anatomy),
@@ -46,12 +48,18 @@ def render(anatomy: Mapping[str, Any]) -> str:
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template of this room, filled in; every value is escaped unless it is `Markup`."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True)
+    """A template of this room, which lies in frame.html, filled in; every value is escaped unless it is `Markup`."""
     room = files("tsumugu.anatomy")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: room.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+    )
     style = Markup(room.joinpath("style.css").read_text("utf-8"))
     helpers = {"number": number, "real": real, "rounding": _rounding, "lang": language, "style": style}
-    return environment.from_string(room.joinpath(template).read_text("utf-8")).render(**helpers, **values)
+    about = {"written_by": f"tsumugu {__version__}", **helpers, **values}
+    return environment.get_template(template).render(about)
 
 
 def language(value: Any) -> Markup:
@@ -67,6 +75,12 @@ def number(value: Any) -> str:
 def real(value: Any) -> str:
     """A number in four digits."""
     return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def tint(share: float) -> str:
+    """A ground for words: of the page's colours for what speaks for (above 0) and against, the stronger the further."""
+    name = "--plus" if share > 0 else "--minus"
+    return f"rgba(var({name}), {0.85 * min(abs(share), 1.0):.3f})"
 
 
 def size(count: float) -> str:

@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from markupsafe import Markup
 
+from tsumugu.anatomy.charts import COLOURS, chart
 from tsumugu.anatomy.influence import grouped
+from tsumugu.anatomy.page import fill
 from tsumugu.anatomy.pictures import picture
 from tsumugu.blocks.heads import pool
 from tsumugu.core.errors import InputError, MissingExtraError
@@ -242,18 +245,37 @@ def in_text(found: Probes) -> Iterator[str]:
 
 def plot(found: Probes, target: Path, *, title: str = "") -> None:
     """Accuracy and control by layer, as PNG or SVG."""
-    from tsumugu.anatomy.charts import COLOURS
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        depths = [each.layer for each in found.layers]
-        axes.plot(depths, [each.accuracy for each in found.layers], marker="o", color=COLOURS[0], label="labels")
-        axes.plot(depths, [each.control for each in found.layers], marker="s", color=COLOURS[1], label="chance labels")
-        axes.axhline(found.majority, color=COLOURS[7], linestyle="--", label="the commonest label")
-        axes.set_xlabel("layer (0: embeddings)")
-        axes.set_ylabel("share of right answers")
-        axes.set_ylim(0, 1.02)
-        axes.legend(frameon=False)
+        _curve(axes, found)
         axes.set_title(title, loc="left", parse_math=False)
 
     picture(target, draw, (7, 4), title)
+
+
+def _curve(axes: Any, found: Probes) -> None:
+    """Accuracy with its 95 % interval, the control, and what the commonest label alone gives."""
+    depths = np.array([each.layer for each in found.layers])
+    shares = np.array([each.accuracy for each in found.layers])
+    far = 1.96 * np.sqrt(shares * (1 - shares) / found.test)
+    axes.fill_between(depths, shares - far, np.minimum(shares + far, 1.0), color=COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(depths, shares, marker="o", color=COLOURS[0], label="labels")
+    axes.plot(depths, [each.control for each in found.layers], marker="s", color=COLOURS[1], label="chance labels")
+    axes.axhline(found.majority, color=COLOURS[7], linestyle="--", label="the commonest label")
+    axes.set_xlabel("layer (0: embeddings)")
+    axes.set_ylabel("share of right answers")
+    axes.set_ylim(0, 1.04)
+    axes.legend(frameon=False)
+
+
+def render(found: Probes, *, model: str, data: str) -> str:
+    """One HTML page that needs nothing else: the curve, and a table of layers."""
+    return fill(
+        "probing.html",
+        found=found,
+        model=model,
+        data=data,
+        curve=Markup(chart(lambda axes: _curve(axes, found), label="Accuracy by layer", size=(6.4, 3.6))),
+        percent=lambda share: f"{share:.1%}",
+    )

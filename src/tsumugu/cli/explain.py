@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from tsumugu.cli.console import progress, stderr, stdout
+from tsumugu.cli.console import progress, stdout
 from tsumugu.cli.dash import DASH
 from tsumugu.cli.downloads import downloads
 from tsumugu.cli.inputs import require_texts
 from tsumugu.cli.options import Device, Quiet
+from tsumugu.cli.pages import check_page, write_page
 from tsumugu.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,9 +132,8 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Say what each token of a text adds to the answer."""
-    for path, suffix in ((html, ".html"), (svg, ".svg")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise InputError(f"{path.name!r} does not end in {suffix}", where=f"--{suffix[1:]}")
+    check_page(html)
+    check_page(svg, "--svg", (".svg",))
     if not 1 <= len(texts) <= 2:
         raise InputError(f"{len(texts)} texts are given", where="text", mend="give one, or two for pairs")
     require_texts(texts, mend="give the text itself")
@@ -165,12 +165,7 @@ def explain(
             token=token,
         )
     for path, text in _files(html, svg, loaded, model, found, question, texts, more):
-        from tsumugu.checkpoints.atomic import new_file
-
-        with new_file(path) as partial:
-            partial.write_text(text, "utf-8")
-        if not quiet:
-            stderr().print(f"written: {path}", markup=False)
+        write_page(path, text, quiet=quiet)
     if as_json:
         others = {"nearest": more.pulling, "edits": more.edits, "parts": more.parts}
         beside = {key: each.to_dict() for key, each in others.items() if each is not None}

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from tsumugu.cli.console import progress, stderr, stdout
 from tsumugu.cli.downloads import downloads
 from tsumugu.cli.options import Quiet
+from tsumugu.cli.pages import check_page, write_page
 from tsumugu.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def inspect(
         raise InputError("a card is written into a folder", where="--card", mend="name the model by its folder")
     if card and (folder / "README.md").exists() and not force:
         raise InputError("there is a README.md already", where=str(folder), mend="replace it with --force")
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"a page is no {html.suffix or 'file without a suffix'}", where="--html", mend="use .html")
+    check_page(html)
     from tsumugu.anatomy.describe import describe
     from tsumugu.hub.resolve import pull
 
@@ -74,13 +74,8 @@ def inspect(
         )
     if html is not None:
         from tsumugu.anatomy.page import render
-        from tsumugu.checkpoints.atomic import new_file
 
-        page = render(found)
-        with new_file(html) as partial:
-            partial.write_text(page, "utf-8")
-        if not quiet:
-            stderr().print(f"written: {html}", markup=False)
+        write_page(html, render(found), quiet=quiet)
     if card:
         from tsumugu.anatomy.card import write_card
 

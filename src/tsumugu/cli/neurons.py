@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from tsumugu.cli.console import progress, stdout
 from tsumugu.cli.downloads import downloads
 from tsumugu.cli.inputs import InputFormat, InputPath, TextColumn, Texts, one_label, one_text, read_inputs
 from tsumugu.cli.options import Device, Quiet
+from tsumugu.cli.pages import check_page, write_page
 from tsumugu.core.errors import InputError
 
 
@@ -26,6 +28,7 @@ def neurons(
     ] = None,
     top: Annotated[int, Parameter(help="Texts for each neuron.")] = 5,
     shown: Annotated[int, Parameter(help="Neurons that are shown.")] = 10,
+    html: Annotated[Path | None, Parameter(help="Write a page that needs nothing else.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object a neuron.")] = False,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -34,6 +37,7 @@ def neurons(
     which = None if neuron is None else _place(neuron)
     if min(top, shown) < 1:
         raise InputError("--top and --shown take at least 1")
+    check_page(html)
     inputs = read_inputs(texts, input, format=input_format)
     from tsumugu.anatomy import neurons as anatomy
     from tsumugu.checkpoints.load import load_tokenizer
@@ -47,6 +51,13 @@ def neurons(
     )
     with progress(quiet=quiet or as_json) as display:
         bar = display.add_task("reading", total=inputs.total)
+        read = 0
+
+        def watched(count: int) -> None:
+            nonlocal read
+            read += count
+            display.advance(bar, count)
+
         found = anatomy.neurons(
             loaded,
             load_tokenizer(model),
@@ -54,14 +65,19 @@ def neurons(
             which=which,
             top=top,
             shown=shown,
-            watch=lambda count: display.advance(bar, count),
+            watch=watched,
         )
+    if html is not None:
+        from tsumugu.anatomy import neuron_page
+
+        told = anatomy.activations(loaded, load_tokenizer(model), found)
+        write_page(html, neuron_page.render(found, told, model=model, texts=read), quiet=quiet)
     if as_json:
         for each in found:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
-        return
-    for line in anatomy.in_text(found):
-        stdout().print(line, markup=False)
+    elif html is None:
+        for line in anatomy.in_text(found):
+            stdout().print(line, markup=False)
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from tsumugu.cli.console import progress, stderr, stdout
 from tsumugu.cli.downloads import downloads
 from tsumugu.cli.options import Device, Quiet
+from tsumugu.cli.pages import check_page, write_page
 from tsumugu.core.errors import InputError
 
 
@@ -32,6 +33,7 @@ def probe(
     limit: Annotated[int, Parameter(help="Of more rows, so many are drawn.")] = 2000,
     regularisation: Annotated[float, Parameter(help="Inverse weight of the penalty, as scikit-learn's C.")] = 1.0,
     seed: Annotated[int, Parameter(help="Of the split and of the chance labels.")] = 0,
+    html: Annotated[Path | None, Parameter(help="Write a page that needs nothing else.")] = None,
     plot: Annotated[Path | None, Parameter(help="Draw it: an .svg or .png file.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
     device: Device = "cpu",
@@ -45,6 +47,7 @@ def probe(
     from tsumugu.data.labelled.load import load_examples
     from tsumugu.engines.torch import load_model
 
+    check_page(html)
     if plot is not None:
         check_target(plot)
     if limit < 2 or regularisation <= 0:
@@ -81,8 +84,10 @@ def probe(
         probing.plot(found, plot, title=f"{model}: {len(found.labels)} labels")
         if not quiet:
             stderr().print(f"written: {plot}", markup=False)
+    if html is not None:
+        write_page(html, probing.render(found, model=model, data=data), quiet=quiet)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
-        return
-    for line in probing.in_text(found):
-        stdout().print(line, markup=False)
+    elif html is None:
+        for line in probing.in_text(found):
+            stdout().print(line, markup=False)

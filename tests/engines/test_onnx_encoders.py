@@ -1,4 +1,7 @@
-"""A compiled encoder gives what torch gives: every tiny encoder of the reference's, with each of its heads."""
+"""A compiled encoder gives what torch gives: every tiny encoder of the reference's, with each of its heads.
+
+So does a decoder that classifies, which reads whole texts too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ HEADS = ("base", "masked-lm", "sequence-classification", "token-classification",
 CASES = [(case, head) for case in references.CASES if case.split()[0] in ENCODERS for head in HEADS]
 SIZES = {"one head", "odd width", "three layers", "untied", "relu", "great eps", "silu", "gelu_new"}
 """What belongs to the layers is looked at under one head only."""
+
+
+DECODERS = ("llama grouped", "mistral window", "gpt2 plain", "gpt2 odd width", "openai-gpt plain", "gemma3_text plain")
+READING = [(case, head) for case in DECODERS for head in references.heads(case) if head != "causal-lm"]
 
 
 def inputs(*, left: bool = False) -> dict[str, torch.Tensor]:
@@ -55,6 +62,27 @@ def test_outputs_are_those_of_torch(case: str, head: str, cache: Path, tmp_path:
     quick = tg.load_model(tmp_path / "model", engine="onnx")
     same(model, quick, inputs())
     same(model, quick, inputs(left=True))
+
+
+@pytest.mark.parametrize(("case", "head"), READING)
+def test_decoders_that_read(case: str, head: str, cache: Path, tmp_path: Path) -> None:
+    """Without a mask the last token that is no padding speaks for a text, and sees what stands before it."""
+    references.reference(case, head).save_pretrained(tmp_path / "model")
+    model, quick = tg.load_model(tmp_path / "model"), tg.load_model(tmp_path / "model", engine="auto")
+    assert isinstance(quick, OnnxModel)
+    for given in (inputs(), inputs(left=True)):
+        same(model, quick, given)
+        if head == "sequence-classification":
+            with torch.no_grad():
+                gap = model(given["input_ids"]).logits - quick(given["input_ids"]).logits
+            assert float(gap.abs().max()) <= TOLERANCE
+
+
+def test_padding_inside_a_text_is_refused_where_it_would_be_lost(cache: Path, tmp_path: Path) -> None:
+    references.reference("llama plain", "sequence-classification").save_pretrained(tmp_path / "model")
+    quick = tg.load_model(tmp_path / "model", engine="onnx")
+    with pytest.raises(InputError, match="padding lies between the tokens of a text"):
+        quick([[5, 6, 7]], attention_mask=[[1, 0, 1]])
 
 
 @pytest.fixture(scope="module")

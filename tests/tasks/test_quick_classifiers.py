@@ -33,6 +33,13 @@ def test_labels_of_texts_and_pairs(family: str, make: ModelMaker, texts: list[st
     alike(quick(pairs), usual(pairs), TOLERANCE)
 
 
+def test_a_decoder_that_classifies(make: ModelMaker, texts: list[str], cache: Path) -> None:
+    folder = make("gpt2", "sequence-classification", ("no", "yes"))
+    quick, usual = (tg.pipeline("text-classification", model=folder, engine=each) for each in ("auto", None))
+    assert isinstance(quick.model, OnnxModel)
+    alike(quick(texts[:20], top_k=None), usual(texts[:20], top_k=None), TOLERANCE)
+
+
 def test_labels_of_tokens(family: str, make: ModelMaker, texts: list[str]) -> None:
     folder = make(family, "token-classification", TAGS)
     quick, usual = (tg.pipeline("ner", model=folder, engine=each) for each in ("auto", None))

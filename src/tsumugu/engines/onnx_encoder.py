@@ -27,12 +27,14 @@ class Texts:
         real: whether a token is one, and no padding.
         positions: where each token stands; None where that is not asked for.
         segments: which of two texts each is from; None where that is not asked for.
+        last: the last token that is no padding; None where that is not asked for. `[batch]`.
     """
 
     ids: Ids
     real: NDArray[np.bool_]
     positions: Ids | None
     segments: Ids | None
+    last: Ids | None = None
 
 
 def texts_of(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Texts:
@@ -60,7 +62,11 @@ def texts_of(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_i
         kinds = model.config.num_segments
         if segments.min() < 0 or segments.max() >= kinds:
             raise InputError(f"a segment is outside the {kinds} that the model knows", where="token_type_ids")
-    return Texts(ids, real, positions, segments)
+    last = None
+    if model.interface.get("last"):
+        shown = ids != model.config.pad_token_id if attention_mask is None else real
+        last = (shown * np.arange(ids.shape[1])).argmax(1)
+    return Texts(ids, real, positions, segments, last)
 
 
 def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Output:
@@ -73,7 +79,11 @@ def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type
     order = None
     if not (real == (np.arange(ids.shape[1]) < lengths[:, None])).all():
         order = np.argsort(~real, axis=1, kind="stable")
+        _require_whole(model, real)
         feeds = {name: np.take_along_axis(array, order, axis=1) for name, array in feeds.items()}
+    if texts.last is not None:
+        last = texts.last if order is None else np.maximum(lengths, 1) - 1
+        feeds["last"] = last[:, None].astype(np.int64)
     # A text of padding alone sees itself; what it gives means nothing on any engine.
     feeds["lengths"] = (np.maximum(lengths, 1) - 1).astype(np.int32)
     feeds["total"] = np.array(ids.shape[1], np.int32)
@@ -88,6 +98,14 @@ def read_texts(model: OnnxModel, input_ids: Any, attention_mask: Any, token_type
         spans = found.pop("spans")
         found |= {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}
     return Output(**found)
+
+
+def _require_whole(model: OnnxModel, real: NDArray[np.bool_]) -> None:
+    """Where tokens only know how far apart they are, what is hidden between them would be lost."""
+    steps = np.diff(real.astype(np.int8), axis=1, prepend=0)
+    if model.interface.get("causal") and model.interface["positions"] is None and ((steps == 1).sum(1) > 1).any():
+        what = "padding lies between the tokens of a text"
+        raise InputError(what, where="attention_mask", mend="take it out, or choose engine='torch'")
 
 
 def _positions(ids: Ids, begin: int, pad: int | None) -> Ids:

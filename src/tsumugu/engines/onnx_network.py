@@ -1,8 +1,8 @@
 """A whole network written into a graph: what goes in, the blocks in the order of their wiring, what comes out.
 
-Decoders read tokens behind those they have read, with keys and values in buffers that are written in place; encoders
-read whole texts, padded on the right. An encoder-decoder is two graphs: what is read gives the keys and values that
-every step asks, and a step is a decoder's.
+Decoders that write read tokens behind those they have read, with keys and values in buffers that are written in place;
+encoders, and decoders that classify, read whole texts, padded on the right. An encoder-decoder is two graphs: what is
+read gives the keys and values that every step asks, and a step is a decoder's.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Interface:
         layers, kv_heads, head_dim: of the buffers of keys and values.
         positions: whether position ids are asked for, and where these begin.
         segments: whether segment ids are asked for.
+        causal: whether a token sees only those before it, where whole texts are read.
+        last: whether the last token of each text is asked for, because it speaks for all.
         reach: where distances between tokens are cut off, where those are asked for.
     """
 
@@ -47,6 +49,8 @@ class Interface:
     head_dim: int = 0
     positions: int | None = None
     segments: bool = False
+    causal: bool = False
+    last: bool = False
     reach: int = 0
 
 
@@ -60,6 +64,9 @@ def interface_of(model: Model) -> Interface:
     if isinstance(model, EncoderDecoder):
         reach = max(int(each.max_distance) for each in (*model.encoder_positions, *model.decoder_positions))
         return Interface("encoder-decoder", config.num_decoder_layers, config.num_heads, width, reach=reach)
+    if isinstance(model, Decoder) and model.head_name != "causal-lm":
+        last = model.head_name == "sequence-classification"
+        return Interface("encoder", positions=positions, causal=True, last=last)
     if isinstance(model, Decoder):
         return Interface("decoder", config.num_layers, config.num_kv_heads, width, positions, False)
     if positions is not None:
@@ -75,8 +82,8 @@ def write_network(graph: Graph, model: Model, weights: Weights, scheme: Scheme) 
         ConfigError: the model is of a kind, or has a block, that no graph is written for.
     """
     linear = Linears(graph, weights, scheme)
-    if isinstance(model, Decoder) and type(model).forward is Decoder.forward and model.head_name == "causal-lm":
-        _decoder(linear, model)
+    if isinstance(model, Decoder) and type(model).forward is Decoder.forward:
+        (_decoder if model.head_name == "causal-lm" else _classifier)(linear, model)
     elif isinstance(model, Encoder) and type(model).forward is Encoder.forward and model.head_name != "pretraining":
         _encoder(Linears(graph, weights, scheme.for_encoder()), model)
     elif isinstance(model, EncoderDecoder) and model.head_name == "seq2seq-lm":
@@ -99,15 +106,37 @@ def _decoder(linear: Linears, model: Decoder) -> None:
     wanted = graph.input("wanted", np.int64, ("batch", "kept", 1))
     lengths, total = _lengths(graph)
     past = _pairs(graph, "past", interface.layers, ("batch", interface.kv_heads, "capacity", interface.head_dim))
-    rotary: Any = tuple(model.rotary) if isinstance(model.rotary, nn.ModuleList) else (model.rotary,) * len(past)
-    windows = getattr(config, "windows", None) or (getattr(config, "window", None),) * len(past)
-    e = Emitter(linear, lengths, total, True, past, rotary, tuple(windows), config.max_positions)
+    e = Emitter(linear, lengths, total, True, past, *_layers(model), config.max_positions)
     tied = model.tied.get("head.weight", "").removesuffix(".weight") or None
     stream = embed(e, model.embeddings, "embeddings", ids, positions, None, tied == "embeddings.token")
     states = stack(e, model.decoder, "decoder", stream)
     assert model.head is not None
     logits = head(e, model.head, "head", graph.node("GatherND", states, wanted, batch_dims=1), tied=tied)
     graph.output("logits", logits, np.float32, ("batch", "kept", config.vocab_size))
+
+
+def _layers(model: Decoder) -> tuple[tuple[Any, ...], tuple[int | None, ...]]:
+    """What turns queries and keys, and how many tokens a token sees, for each layer."""
+    config, count = model.config, model.config.num_layers
+    rotary = tuple(model.rotary) if isinstance(model.rotary, nn.ModuleList) else (model.rotary,) * count
+    return rotary, tuple(getattr(config, "windows", None) or (getattr(config, "window", None),) * count)
+
+
+def _classifier(linear: Linears, model: Decoder) -> None:
+    """A decoder that reads whole texts: labels of each, or of its tokens, or states."""
+    graph, config, interface = linear.graph, model.config, interface_of(model)
+    ids = graph.input("input_ids", np.int64, ("batch", "time"))
+    positions = _positions(graph, interface)
+    lengths, total = _lengths(graph)
+    e = Emitter(linear, lengths, total, True, (), *_layers(model), config.max_positions)
+    states = stack(e, model.decoder, "decoder", embed(e, model.embeddings, "embeddings", ids, positions, None, False))
+    if model.head is None:
+        graph.output("last_hidden_state", states, np.float32, ("batch", "time", config.hidden_size))
+        return
+    if interface.last:
+        states = graph.node("GatherND", states, graph.input("last", np.int64, ("batch", 1)), batch_dims=1)
+    shape = ("batch", len(config.labels)) if interface.last else ("batch", "time", len(config.labels))
+    graph.output("logits", head(e, model.head, "head", states, tied=None), np.float32, shape)
 
 
 def _encoder(linear: Linears, model: Encoder) -> None:

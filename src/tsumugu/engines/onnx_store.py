@@ -23,7 +23,7 @@ from tsumugu.hub.home import home
 RECORD = "model.json"
 WEIGHTS, GRAPH, ENCODER = "weights.bin", "graph.onnx", "encoder.onnx"
 """The two files of a graph; and that of what is read once, where another graph asks it at each step."""
-COMPILER = 7
+COMPILER = 8
 """Counted up whenever graphs change that are made of the same checkpoint."""
 PIECE = 1 << 22
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")

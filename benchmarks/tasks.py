@@ -2,8 +2,8 @@
 
 Every cell is an evaluation on the test split, kept in `runs/tasks/DATA/SYSTEM/` with its predictions, so that it can be
 interrupted and goes on; the table is `runs/tasks/tasks.md`. English models are tuned from minilm, Japanese ones from
-`runs/ja-encoder`, a run of the recipe of that name. Prompted models see the first `PROMPTED` examples only: each takes
-as long as all of a fine-tuned model's.
+`runs/ja-encoder`, a run of the recipe of that name, and what writes from the decoder that is prompted, too. Prompted
+models see the first `PROMPTED` examples only: each takes as long as all of a fine-tuned encoder's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import programs
 from benchmarks.harness import Report
+from benchmarks.programs import cell, score
 
 if TYPE_CHECKING:
     from tsumugu.data.labelled.examples import Examples
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PLACE = Path("runs/tasks")
 BASES = {"en": "minilm", "ja": "runs/ja-encoder"}
+PROMPTERS = {"en": ("smollm2", "gemma3-270m"), "ja": ("gemma3-270m",)}
+"""Models that are tuned, and those that are prompted: smollm2 knows next to no Japanese."""
 TEST, PROMPTED = 1000, 100
 """Examples at most: tested on, prompted with."""
 
@@ -34,12 +39,15 @@ class Case:
 
     Attributes:
         data: the folder of its splits; `train` another one that its training split is in.
-        task: as `tsumugu finetune` has it; None where no pre-trained model of that kind is at hand.
+        task: as `tsumugu finetune` has it; None where nothing is tuned.
         prompted: as `tsumugu run` has it, for a model that goes on with texts.
-        baselines: the classical ones, the one to beat last.
+        baselines: the classical ones; the best of them is the one to beat.
+        base: the model that is tuned, where it is none of `BASES`: a decoder, by LoRA.
+        metric: the one that ranks, where it is not the usual one.
         epochs: of tuning.
         max_length: longer texts are cut.
         limit: examples at most that are learnt from.
+        test: examples at most that are tested on.
         lr: the peak of the learning rate; the default for the model's width when left out.
     """
 
@@ -49,9 +57,12 @@ class Case:
     prompted: str | None
     baselines: tuple[str, ...]
     train: str | None = None
+    base: str | None = None
+    metric: str | None = None
     epochs: float = 2.0
     max_length: int = 128
     limit: int = 4000
+    test: int = TEST
     lr: float | None = None
 
 
@@ -59,26 +70,45 @@ CLASSES = ("majority", "embeddings", "tfidf")
 NUMBERS = ("overlap", "embeddings", "tfidf")
 FAST = 5e-4
 """What a small encoder that has read little learns best with, by the validation split of chabsa."""
-JAPANESE, JAPANESE_NUMBERS = ("majority", "tfidf"), ("overlap", "tfidf")
+JAPANESE, OVERLAP = ("majority", "tfidf"), ("overlap", "tfidf")
 """Without vectors of minilm, which knows English."""
+TEXTS = ("lead", "lexrank", "nearest")
+WRITES: dict[str, Any] = {"epochs": 1.0, "test": 100, "max_length": 320}
+"""Of a decoder: an epoch of LoRA, and fewer texts to write."""
 CASES = [
     Case("sentence_polarity_en", "en", "sentiment-analysis", "sentiment-analysis", CLASSES),
     Case("sib200_en", "en", "text-classification", "zero-shot-classification", CLASSES, epochs=8),
     Case("snli_small_en", "en", "nli", "natural-language-inference", CLASSES),
-    Case("stsb_captions_en", "en", "text-similarity", None, NUMBERS, epochs=6),
+    Case("stsb_captions_en", "en", "text-similarity", "sentence-similarity", NUMBERS, epochs=6),
     Case("wnut17", "en", "ner", "token-classification", ("token-majority",), epochs=3),
     Case("qed_en", "en", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=192),
-    Case("scitldr_en", "en", None, "summarization", ("lead",)),
-    Case("sib200_ja", "ja", "text-classification", None, JAPANESE, epochs=10, lr=FAST),
-    Case("chabsa", "ja", "text-classification", None, JAPANESE, epochs=5, lr=FAST),
+    Case(
+        "xquad_en", "en", "question-answering", "question-answering", ("overlap",), "qed_en", epochs=3, max_length=192
+    ),
+    Case("scitldr_en", "en", "summarization", "summarization", TEXTS, **WRITES, base="smollm2", limit=120),
+    Case("sib200_ja", "ja", "text-classification", "zero-shot-classification", JAPANESE, epochs=10, lr=FAST),
+    Case("chabsa", "ja", "text-classification", "sentiment-analysis", JAPANESE, epochs=5, lr=FAST),
     Case("aozora_author_ja", "ja", "text-classification", None, JAPANESE, epochs=5, max_length=256, lr=FAST),
-    Case("jnli", "ja", "nli", None, JAPANESE, train="jnli_neg", epochs=5, limit=10_000, lr=FAST),
-    Case("jsts", "ja", "sentence-similarity", None, JAPANESE_NUMBERS, epochs=5, limit=10_000, lr=FAST),
-    Case("ner_wikipedia_ja", "ja", "ner", None, ("token-majority",), epochs=5, lr=FAST),
-    Case("jsquad", "ja", "question-answering", None, ("overlap",), epochs=3, max_length=256, lr=FAST),
-    Case("jcommonsenseqa", "ja", "multiple-choice", None, ("majority", "tfidf", "overlap"), lr=FAST),
-    Case("asdc_scud_ja", "ja", None, None, ("copy",)),
+    Case("jnli", "ja", "nli", "natural-language-inference", JAPANESE, "jnli_neg", epochs=5, limit=10_000, lr=FAST),
+    Case("jsts", "ja", "sentence-similarity", "sentence-similarity", OVERLAP, epochs=5, limit=10_000, lr=FAST),
+    Case("ner_wikipedia_ja", "ja", "ner", "token-classification", ("token-majority",), epochs=5, lr=FAST),
+    Case("jsquad", "ja", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=256, lr=FAST),
+    Case("jcommonsenseqa", "ja", "multiple-choice", "multiple-choice", ("majority", *OVERLAP), lr=FAST),
+    Case("asdc_scud_ja", "ja", "summarization", "summarization", TEXTS, **WRITES, base="gemma3-270m", limit=200),
+    Case(
+        "ami_meeting_parallel",
+        "ja",
+        "translation_ja_to_en",
+        "translation_ja_to_en",
+        ("copy", "nearest"),
+        **WRITES,
+        base="gemma3-270m",
+        metric="chrf",
+        limit=320,
+    ),
 ]
+PROGRAMS = {"mbpp": 50, "humaneval": 50}
+"""Programs to write, and how many at most."""
 
 
 def run(report: Report) -> None:
@@ -88,17 +118,25 @@ def run(report: Report) -> None:
         return
     with tempfile.TemporaryDirectory() if report.smoke else nullcontext(str(PLACE)) as folder:
         place = Path(folder)
-        lines = [HEAD, "|---|---|--:|---|---|---|---|---|"]
+        lines = [HEAD, "|---|---|--:|---|---|---|---|--:|---|---|"]
         for case in CASES[1:2] if report.smoke else CASES:
             solve(case, place, report)
             lines.append(line(case, place))
             print(lines[-1], flush=True)
+        for name, problems in {} if report.smoke else PROGRAMS.items():
+            programs.solve(SHARED / name, place / name, PROMPTERS["en"], limit=problems)
+            lines.append(programs.line(place / name, PROMPTERS["en"]))
+            print(lines[-1], flush=True)
         (place / "tasks.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-HEAD = "| Data | Metric | Examples | Simplest | Embeddings | Classical | Fine-tuned | Prompted |"
-SIMPLE, CLASSICAL = ("majority", "lead", "copy", "overlap"), ("tfidf", "token-majority", "overlap")
-"""Systems of the columns; "overlap" is the classical one where it stands alone."""
+HEAD = (
+    "| Data | Metric | Examples | Simplest | Embeddings | Classical | Fine-tuned | Minutes "
+    "| Prompted: SmolLM2-135M | Gemma 3 270M |"
+)
+SIMPLE = ("majority", "lead", "copy", "overlap")
+CLASSICAL = ("tfidf", "token-majority", "lexrank", "nearest", "overlap")
+"""Systems of the columns; the best classical one stands, and "overlap" is among the simplest where it is not that."""
 
 
 def solve(case: Case, place: Path, report: Report) -> None:
@@ -107,86 +145,80 @@ def solve(case: Case, place: Path, report: Report) -> None:
 
     splits = tg.load_splits(SHARED / case.data)
     train = tg.load_splits(SHARED / case.train)["train"] if case.train else splits.get("train")
-    test = splits["test"][: 20 if report.smoke else TEST]
+    test = splits["test"][: 20 if report.smoke else case.test]
     folder = place / case.data
     for name in case.baselines:
-        _cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train))
-    base = BASES[case.language]
-    if case.task is not None and (case.language == "en" or Path(base).exists()):
-        _cell(folder / "fine-tuned", lambda: _tuned(case, base, folder, test, small=report.smoke))
+        cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train, metric=case.metric))
+    base = BASES[case.language] if case.base is None else case.base
+    if case.task is not None and (base != BASES["ja"] or Path(base).exists()):
+        cell(folder / "fine-tuned", lambda: _tuned(case, base, folder, test, small=report.smoke))
     elif case.task is not None:
         report.skip(f"{case.data}, fine-tuned", f"there is no {base}: tsumugu pretrain --config ja-encoder")
-    if case.prompted is not None and not report.smoke:
-        few = test[:PROMPTED]
-        _cell(folder / "prompted", lambda: tg.evaluate(few, model="smollm2", task=case.prompted))
+    asked = {} if case.prompted is None or report.smoke else dict.fromkeys(PROMPTERS[case.language], test[:PROMPTED])
+    for model, few in asked.items():
+        made = partial(tg.evaluate, few, model=model, task=case.prompted, metric=case.metric)
+        cell(folder / model, partial(made, options={"language": case.language}))
 
 
 def line(case: Case, place: Path) -> str:
-    """A set of data as a line of the table; the chance is that of being no better than the classical system."""
+    """A set of data as a line of the table; the chance is that of a difference to the classical system that large."""
     from tsumugu.evaluation.comparison import rank
     from tsumugu.evaluation.results import load
 
+    systems = (*case.baselines, "fine-tuned", *PROMPTERS["en"])
     found = {
         name: load(place / case.data / name / "results.json")
-        for name in (*case.baselines, "fine-tuned", "prompted")
+        for name in systems
         if (place / case.data / name / "results.json").is_file()
     }
     first = found[case.baselines[0]][0]
-    classical = next((name for name in CLASSICAL if name in found), None)
+    values = {name: each.scores[each.primary].value for name, (each, _) in found.items()}
+    classical = max((name for name in CLASSICAL if name in found), key=values.__getitem__, default=None)
     simple = next((name for name in SIMPLE if name in found and name != classical), None)
-    cells = [case.data, first.primary, str(first.examples), _score(found, simple), _score(found, "embeddings")]
-    cells += [_score(found, classical), _score(found, "fine-tuned"), _score(found, "prompted")]
+    cells = [case.data, first.primary, str(first.examples), score(found, simple), score(found, "embeddings")]
+    cells += [score(found, classical), score(found, "fine-tuned")]
     if classical is not None and "fine-tuned" in found:
         ours, theirs = found["fine-tuned"], found[classical]
         (tuned,) = (each for each in rank([ours, theirs], against=theirs[0].system).ranks if each.difference)
-        cells[-2] += f", p {tuned.difference.p:.3f}" if tuned.difference is not None else ""
+        cells[-1] += f", p {tuned.difference.p:.3f}" if tuned.difference is not None else ""
+    spent = place / case.data / "training.json"
+    cells.append(f"{json.loads(spent.read_text('utf-8'))['seconds'] / 60:.0f}" if spent.is_file() else "")
+    cells += [score(found, model) for model in PROMPTERS["en"]]
     return f"| {' | '.join(cells)} |"
-
-
-def _score(found: dict[str, Any], name: str | None) -> str:
-    if name is None or name not in found:
-        return ""
-    score = found[name][0].scores[found[name][0].primary]
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-
-
-def _cell(folder: Path, make: Any) -> None:
-    """An evaluation, made where it is not there."""
-    if not (folder / "results.json").is_file():
-        make().save(folder)
 
 
 def _tuned(case: Case, base: str, folder: Path, test: Examples, *, small: bool) -> Any:
     """The test split, solved by a model that is tuned first."""
     import tsumugu as tg
+    from tsumugu.tuning.objectives import find_objective
 
     files = {
         split: next(each for each in sorted((SHARED / name).glob(f"{split}*")) if each.suffix != ".md")
         for split, name in (("train", case.train or case.data), ("validation", case.data))
     }
+    writes = case.base is not None
     began = time.perf_counter()
     tuned = tg.finetune(
         {
             "name": "fine-tuned",
             "task": case.task,
-            "model": {"source": base},
+            "model": {"source": base, "method": "lora" if writes else "full"},
             "data": {
                 "source": str(files["train"]),
                 "validation": str(files["validation"]),
                 "limit": 16 if small else case.limit,
                 "max_length": case.max_length,
             },
-            "train": {"epochs": 1.0 if small else case.epochs, "batch": 32, "lr": case.lr},
-            "evaluation": {"every": 0.25, "rows": 20 if small else 300},
+            "train": {"epochs": 1.0 if small else case.epochs, "batch": 16 if writes else 32, "lr": case.lr},
+            "evaluation": {"every": 0 if writes else 0.25, "rows": 20 if small or writes else 300},
             "checkpoints": {"every": 0},
         },
         folder / "run",
         resume=True,
         quiet=True,
     )
-    from tsumugu.tuning.objectives import find_objective
-
-    solver = tg.pipeline(find_objective(case.task or "").solver, tuned.model)
-    made = tg.evaluate(test, model=solver, name="fine-tuned")
-    (folder / "training.json").write_text(json.dumps({"seconds": time.perf_counter() - began}) + "\n", "utf-8")
+    spent = {"seconds": time.perf_counter() - began}
+    solver = tg.pipeline(case.prompted if writes else find_objective(case.task or "").solver, tuned.model)
+    made = tg.evaluate(test, model=solver, name="fine-tuned", metric=case.metric)
+    (folder / "training.json").write_text(json.dumps(spent) + "\n", "utf-8")
     return made

@@ -216,6 +216,15 @@ def test_baselines_by_rules(write: Write) -> None:
     texts = load_examples(write("d.jsonl", [{"document": "First. Second.", "summary": "x"}]))
     assert next(iter(find_baseline("lead", "text-to-text").fit(texts, None)(texts))).answer == "First."
     assert next(iter(find_baseline("copy", "text-to-text").fit(texts, None)(texts))).answer == "First. Second."
+    told = [
+        {"document": "The moon is far. Cats like milk. Cats like fish and milk.", "summary": "cats"},
+        {"document": "Rain fell on Oslo. Oslo was wet.", "summary": "rain"},
+    ]
+    texts = load_examples(write("n.jsonl", told))
+    assert next(iter(find_baseline("lexrank", "text-to-text").fit(texts, None)(texts))).answer.startswith("Cats like")
+    nearest = find_baseline("nearest", "text-to-text").fit(texts, None)
+    asked = load_examples(write("a.jsonl", [{"document": "It was wet in Oslo.", "summary": "x"}]))
+    assert [each.answer for each in nearest(asked)] == ["rain"]
 
 
 def test_sentences() -> None:

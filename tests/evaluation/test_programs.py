@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import tsumugu as tg
 from tsumugu.cli import main
-from tsumugu.evaluation.code_generation import read_problems
+from tsumugu.evaluation.code_generation import complete, read_problems
 from tsumugu.evaluation.evaluate import evaluate_programs
 from tsumugu.evaluation.isolation import run_program, walls
 
@@ -208,6 +209,9 @@ def test_a_model_writes_and_is_judged(problems: Path, decoder_folder: Path) -> N
     again = evaluate_programs(problems, execute=True, model=task, samples=3, options={"max_new_tokens": 6}, limit=1)
     assert again.items[0].extra["completions"] == item.extra["completions"]
     assert len(set(item.extra["completions"])) > 1
+    one = read_problems(problems, limit=1)[0]
+    side_by_side = list(complete(task, [one, replace(one, prompt="def f(x):"), one], 1, {"max_new_tokens": 6}))
+    assert side_by_side[0] == side_by_side[2] == next(complete(task, [one], 1, {"max_new_tokens": 6}))
 
 
 def test_the_solutions_of_the_benchmarks_pass() -> None:

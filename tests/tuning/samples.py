@@ -129,7 +129,7 @@ def base(folder: Path, family: str = "bert") -> Path:
     if family == "t5":
         small = {**small, "head_dim": 16, "dropout": 0.0}
     else:
-        small |= {"max_positions": 64}
+        small |= {"max_positions": 256 if family == "llama" else 64}
     tokenizer = train_tokenizer(
         words(), family="bert" if family == "electra" else family, vocab_size=600, language="en"
     )

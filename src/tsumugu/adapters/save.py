@@ -33,7 +33,8 @@ def save_adapter(
 ) -> Path:
     """Write one adapter of `model`: adapter_config.json and adapter_model.safetensors, as PEFT has them.
 
-    A classifier's config.json lies beside them, for the names of its labels, and the tokenizer's files if it is given.
+    config.json lies beside them where it says more than the model's own: what labels are called, what a task was asked
+    with. So do the tokenizer's files if it is given.
 
     Args:
         model: has the adapter.
@@ -61,8 +62,9 @@ def save_adapter(
     else:
         config |= _prompt_settings(model, adapter.config)
     files: dict[str, str | bytes] = {ADAPTER_CONFIG: json.dumps(config, indent=2, sort_keys=True) + "\n"}
-    if model.head_name in HEADS:
-        files["config.json"] = json.dumps(model.family.to_hub(model.config, model.head_name), indent=2) + "\n"
+    if model.head_name in HEADS or model.usage:
+        whole = {**model.family.to_hub(model.config, model.head_name), **model.usage}
+        files["config.json"] = json.dumps(whole, indent=2) + "\n"
     if tokenizer is not None:
         with tempfile.TemporaryDirectory() as place:
             files |= {path.name: path.read_bytes() for path in tokenizer.save(place)}

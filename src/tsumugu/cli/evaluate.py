@@ -35,7 +35,8 @@ def evaluate(
     predictions: Annotated[Path | None, Parameter(("--predictions", "-p"), help="A file of answers.")] = None,
     column: Annotated[str | None, Parameter(help="The column of the predictions.")] = None,
     baseline: Annotated[
-        str | None, Parameter(help="majority, tfidf, embeddings, token-majority, overlap, lead or copy.")
+        str | None,
+        Parameter(help="majority, tfidf, embeddings, token-majority, overlap, nearest, lead, lexrank or copy."),
     ] = None,
     embedder: Annotated[str, Parameter(help="The model of the baseline embeddings.")] = "minilm",
     label_map: Annotated[

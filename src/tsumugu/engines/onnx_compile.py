@@ -63,7 +63,8 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
             with onnx_store.new_folder(key) as partial, _refusal_noted(request):
                 interface = work(model, plan, scheme, partial, progress, request.path.name)
                 onnx_store.write_record(
-                    partial, _record(model, scheme, end_tokens(checkpoint), interface) | {"usage": usage_of(checkpoint)}
+                    partial,
+                    _record(model, scheme, end_tokens(checkpoint), interface) | {"usage": usage_of(checkpoint.config)},
                 )
     onnx_store.remember(request, key)
     return folder

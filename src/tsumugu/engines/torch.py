@@ -103,8 +103,9 @@ def load_model(
     model.load_report = report
     model.source, model.path = str(source), checkpoint.path
     model.end_tokens = end_tokens(checkpoint)
-    model.usage = usage_of(checkpoint)
+    model.usage = usage_of(checkpoint.config)
     if added is not None:
+        model.usage |= usage_of(added.model_config)
         attach_folder(model, added)
     return model.eval()
 
@@ -246,9 +247,9 @@ def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Fam
     raise UnknownNameError(f"no family loads model_type {wanted!r}", where=where, mend=did_you_mean(wanted, known))
 
 
-def usage_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def usage_of(config: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says about the use of a model."""
-    return {key: value for key in USAGE if (value := (checkpoint.config or {}).get(key)) is not None}
+    return {key: value for key in USAGE if (value := (config or {}).get(key)) is not None}
 
 
 def end_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from tsumugu.core.errors import InputError, MissingExtraError, did_you_mean
 from tsumugu.data.labelled.examples import ChoiceExample, Examples, QuestionExample, SpanExample
 from tsumugu.data.labelled.tags import spans_to_tags, tags_to_spans
 from tsumugu.evaluation.scoring import Prediction
+from tsumugu.tasks.extractive_summarization import lexrank
 from tsumugu.text.japanese import japanese_share
 
 Embed = Callable[[Sequence[str]], Any]
@@ -241,6 +242,28 @@ def _copy(train: Examples, embed: Embed | None) -> Predict:
     return lambda examples: (Prediction(row.source) for row in examples)
 
 
+def _lexrank(train: Examples, embed: Embed | None) -> Predict:
+    """The sentence most like the others (Erkan & Radev 2004)."""
+
+    def central(text: str) -> str:
+        parts = sentences(text)
+        return parts[int(lexrank(parts).argmax())] if parts else text
+
+    return lambda examples: (Prediction(central(row.source)) for row in examples)
+
+
+def _nearest(train: Examples, embed: Embed | None) -> Predict:
+    """The answer to the text of training that is most like the text, by the cosine of TF-IDF."""
+    bags = _Bags([row.source for row in train])
+    known = bags.one([row.source for row in train]).T
+
+    def predict(examples: Examples) -> Iterator[Prediction]:
+        for row in examples:
+            yield Prediction(train[int((bags.one([row.source]) @ known).toarray().argmax())].targets[0])
+
+    return predict
+
+
 def _overlap(train: Examples, embed: Embed | None) -> Predict:
     """The cosine of TF-IDF: of two texts; of the question with each choice, or with each sentence of the context."""
     bags = _Bags([text for row in train for text in _read(row)])
@@ -279,6 +302,8 @@ def _sklearn(module: str) -> Any:
         raise MissingExtraError("scikit-learn", extra="eval", purpose="this baseline") from None
 
 
+UNTAUGHT = ("lead", "lexrank", "copy")
+"""Those that need no examples of training."""
 _CLASSES = ("text-classification", "pair-classification")
 BASELINES = {
     "majority": Baseline(
@@ -291,5 +316,7 @@ BASELINES = {
     "token-majority": Baseline("the commonest tag of each token", ("token-classification",), _token_majority),
     "overlap": Baseline("the cosine of TF-IDF", ("similarity", "question-answering", "multiple-choice"), _overlap),
     "lead": Baseline("the first sentence", ("text-to-text",), _lead),
+    "lexrank": Baseline("the sentence most like the others", ("text-to-text",), _lexrank),
+    "nearest": Baseline("the answer to the most similar text of training", ("text-to-text",), _nearest),
     "copy": Baseline("the text as it is", ("text-to-text",), _copy),
 }

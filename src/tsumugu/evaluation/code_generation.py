@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tsumugu.evaluation.scoring import Item, Prediction
 KIND = "code-generation"
 STOPS = {"humaneval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), "mbpp": ("[DONE]",)}
 """What ends a program. Source: Chen et al., section 2.2; Austin et al., figure 1."""
+TOGETHER = 8
+"""Problems that are solved side by side where each gets one program."""
 _MBPP = (
     "You are an expert Python programmer, and here is your task: {text} "
     "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
@@ -114,9 +117,13 @@ def complete(task: Any, problems: Sequence[Problem], samples: int, options: Mapp
         options: of generation; where programs are drawn, temperature 0.8 and top-p 0.95 when left out.
     """
     drawn = {"temperature": 0.8, "top_p": 0.95, "seed": 0, "num_return_sequences": samples} if samples > 1 else {}
-    for each in problems:
-        asked = {"max_new_tokens": 384, "stop_strings": STOPS[each.form], **drawn, **options}
-        yield [one["generated_text"] for one in task(each.prompt, return_full_text=False, **asked)]
+    # Programs that are drawn are to depend on no other problem.
+    at_once = TOGETHER if samples == 1 else 1
+    for form, mine in groupby(problems, key=lambda each: each.form):
+        asked = {"max_new_tokens": 384, "stop_strings": STOPS[form], **drawn, **options}
+        while some := [each.prompt for each in islice(mine, at_once)]:
+            for found in task(some, return_full_text=False, **asked):
+                yield [one["generated_text"] for one in found]
 
 
 def judge(

@@ -16,7 +16,7 @@ from tsumugu.data.hub_datasets import DATASET
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
 from tsumugu.evaluation.answers import Rules
-from tsumugu.evaluation.baselines import Embed, find_baseline
+from tsumugu.evaluation.baselines import UNTAUGHT, Embed, find_baseline
 from tsumugu.evaluation.predictions import read_predictions
 from tsumugu.evaluation.report import write_report
 from tsumugu.evaluation.results import REPORT, Results, Settings, save, summarize
@@ -84,7 +84,7 @@ def evaluate(
         task: which task the model solves; the usual one of the kind when left out. "language-modeling" says how well
             a decoder predicts the documents of a file of raw text.
         predictions: a file, or an answer for each example.
-        baseline: majority, tfidf, embeddings, token-majority, overlap, lead or copy.
+        baseline: majority, tfidf, embeddings, token-majority, overlap, lead, lexrank, nearest or copy.
         train: what a baseline learns from, and whose labels hold; the folder's own training split when left out.
         split: of a folder or a data set.
         kind, reading: as `load_examples` takes them.
@@ -335,7 +335,7 @@ def _baseline(
     name: str, examples: Examples, learned: Examples | None, embedder: str | Path, progress: Progress | None
 ) -> Iterable[Prediction]:
     baseline = find_baseline(name, examples.kind)
-    if learned is None and name not in ("lead", "copy"):
+    if learned is None and name not in UNTAUGHT:
         raise InputError(f"the baseline {name} learns from examples", where="train", mend="name those of training")
     predict = baseline.fit(learned if learned is not None else examples, embeds(embedder) if baseline.embeds else None)
     for prediction in predict(examples):

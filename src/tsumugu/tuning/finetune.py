@@ -22,7 +22,7 @@ from tsumugu.checkpoints.adapter import is_adapter
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import ConfigError
 from tsumugu.data.labelled.examples import Examples
-from tsumugu.engines.torch import load_model, save_model
+from tsumugu.engines.torch import find_head, load_model, save_model
 from tsumugu.evaluation.evaluate import Evaluation, evaluate
 from tsumugu.evaluation.scoring import PRIMARY, Item, Scoring, score
 from tsumugu.evaluation.solving import solve
@@ -46,6 +46,7 @@ from tsumugu.tuning.repeat import repeat
 from tsumugu.tuning.self_training import self_train
 from tsumugu.tuning.setfit import few_shot, one_layer_more
 from tsumugu.tuning.splits import Splits, read_splits, read_unlabelled
+from tsumugu.tuning.writing import TextToText, asked_as
 
 TRAINING = "training"
 """The folder of a checkpoint that training alone reads."""
@@ -115,9 +116,7 @@ def _run(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
 
 def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
     with opened(recipe, folder, world):
-        kind = find_objective(recipe.task)
-        if recipe.model.method == "setfit":
-            kind = few_shot(kind)
+        kind = _objective(recipe)
         splits = read_splits(recipe, kind.kind)
         if splits.validation is splits.train:
             recipe = recipe.replace(evaluation=recipe.evaluation.replace(every=0))  # nothing chooses among checkpoints
@@ -139,6 +138,16 @@ def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
         data = {"name": Path(recipe.data.source).name, "kind": splits.train.kind, "documents": len(splits.train)}
         describe({model, find_checkpoint(folder, LAST)}, [data], about)
         return Tuned(result, model, test)
+
+
+def _objective(recipe: Tuning) -> type[TaskObjective]:
+    """How the recipe's model learns its task."""
+    kind = find_objective(recipe.task)
+    if recipe.model.method == "setfit":
+        return few_shot(kind)
+    if kind is TextToText and find_head(recipe.model.source) == "causal-lm":
+        return asked_as(recipe.task)
+    return kind
 
 
 def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjective], splits: Splits) -> Trainer:

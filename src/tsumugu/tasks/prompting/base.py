@@ -39,6 +39,8 @@ Example = Mapping[str, Any]
 class Prompted(Task):
     """A task that a decoder solves because it is asked to.
 
+    A model that was tuned for it says in config.json (`task_specific_params`) what it was asked with.
+
     Options of a call, beside the task's own:
         examples: rows with their answers that stand in the prompt: mappings, or a file of labelled data.
         shots: how many of them; all when left out.
@@ -67,7 +69,9 @@ class Prompted(Task):
 
     def __init__(self, model: Model | OnnxModel, tokenizer: Tokenizer, **options: Any) -> None:
         options.setdefault("batch_size", 64)
-        super().__init__(model, tokenizer, **options)
+        tuned = (model.usage.get("task_specific_params") or {}).get(self.name)
+        known = tuned.items() if isinstance(tuned, Mapping) else ()
+        super().__init__(model, tokenizer, **{key: each for key, each in known if key in self.options} | options)
         self._scorer: tuple[list[int], Scorer] | None = None
         self._prefix: tuple[list[int], Any] | None = None
         self._vectors: tuple[Any, Any] | None = None

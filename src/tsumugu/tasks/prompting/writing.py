@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from tsumugu.core.errors import InputError
-from tsumugu.tasks.prompting.base import Prompted, vote, votes_of
+from tsumugu.tasks.prompting.base import Prompted, common, vote, votes_of
 
 GENERATION = frozenset(
     {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
@@ -51,6 +51,36 @@ class PromptedWriting(Prompted):
             asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
         found = self._write(self._prompts(read, options), options, **asked)
         return [{f"{self.key}_text": vote(texts)[0]} for texts in found]
+
+    def taught(self, text: str, answer: str, *, limit: int) -> tuple[list[int], int]:
+        """What a model reads that learns to answer: the prompt, the answer as one line, and what ends a text.
+
+        Args:
+            text: what is asked about; it is cut at its end where all would be more than `limit` tokens.
+            answer: the right one.
+            limit: tokens at most.
+
+        Returns:
+            The tokens, and at which of them the answer begins.
+
+        Raises:
+            InputError: there is no room for the text, or nothing ends one.
+        """
+        line, end = " ".join(answer.split("\n")).strip(), self.tokenizer.eos_token_id
+        if end is None:
+            raise InputError("the tokenizer has no token that ends a text", where="model.source", mend="set eos_token")
+        while True:
+            (prompt,) = self._prompts([{self.fields[0]: text}], self.defaults)
+            ids = self._ids(prompt, self.defaults)
+            whole = [*self._with(prompt, ids, line, self.defaults), end]
+            if len(whole) <= limit:
+                return whole, len(common([ids, whole]))
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            kept = len(offsets) - (len(whole) - limit)
+            if kept < 1:
+                mend = "raise data.max_length, or pass over such rows (data.skip)"
+                raise InputError(f"the prompt and the answer fill {limit} tokens", mend=mend)
+            text = text[: offsets[kept - 1][1]]
 
     @classmethod
     def record(cls, result: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Classifying by prompt with what is shared read once, against one pass over everything for each text and label."""
+"""Classifying by prompt with what is shared read once, against one pass over everything for each text and label.
+
+Then the same on the quick engine, against torch: in float32, and in the bits that the file has.
+"""
 
 from __future__ import annotations
 
@@ -71,3 +74,19 @@ def run(report: Report) -> None:
     difference = float(np.abs(ours - theirs / theirs.sum(1, keepdims=True)).max())
     assert difference <= 1e-5, f"the scores differ by {difference}"
     print(f"{'':44} greatest difference of a score: {difference:.1e}", flush=True)
+    some = texts[: 20 if report.smoke else 200]
+    slow = tg.pipeline("sentiment-analysis", model, tokenizer)
+    for name, quantize in (("float32", None), ("as many bits as the file", "auto")):
+        quick = tg.pipeline("sentiment-analysis", "smollm2", engine="auto", quantize=quantize)
+        report.compare(
+            f"SmolLM2-135M, {len(some)} texts, quick engine, {name}",
+            lambda: seconds(lambda: found.update(ours=quick.scores(some, examples=examples))),  # type: ignore[attr-defined]  # noqa: B023
+            lambda: seconds(lambda: found.update(theirs=slow.scores(some, examples=examples))),  # type: ignore[attr-defined]
+            peer_name="torch",
+            limit="arithmetic: the tokens that are read",
+            rounds=3,
+        )
+        difference = float(np.abs(found["ours"] - found["theirs"]).max())
+        assert quantize or difference <= 1e-4, f"the scores differ by {difference}"
+        same = float((found["ours"].argmax(1) == found["theirs"].argmax(1)).mean())
+        print(f"{'':44} greatest difference of a score: {difference:.1e}; same label: {same:.3f}", flush=True)

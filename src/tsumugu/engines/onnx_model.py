@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from tsumugu.engines.onnx_encoder import read_texts
 from tsumugu.engines.onnx_seq2seq_session import OnnxSeq2SeqSession
 from tsumugu.engines.onnx_session import OnnxSession
 from tsumugu.engines.onnx_store import ENCODER, GRAPH
+from tsumugu.engines.session_scoring import SessionScorer
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,21 @@ class OnnxModel:
             batch=batch,
             capacity=capacity,
         )
+
+    def open_scorer(self, *, prefix: Sequence[int]) -> SessionScorer:
+        """Says how likely texts go on as proposed, after `prefix`."""
+        if self.head_name != "causal-lm":
+            raise InputError(
+                f"a {self.family.name} model with head {self.head_name!r} does not score texts",
+                where="model",
+                mend="load a decoder such as smollm2",
+            )
+
+        def opened(rows: int, room: int) -> Any:
+            return self.open_session(batch=rows, capacity=room)
+
+        limit, vocab = int(self.config.max_positions), int(self.config.vocab_size)
+        return SessionScorer(opened, prefix=prefix, limit=limit, vocab=vocab)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Output:
         """Read whole texts; tensors of the kind of `input_ids` come back, NumPy for lists.

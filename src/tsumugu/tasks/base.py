@@ -53,6 +53,7 @@ class Task(ABC):
         needs_model: whether there is a model at all.
         engines: what the task runs on; "auto" takes the quickest.
         head: the head that it needs, where it runs on compiled engines and a model may have been made for another.
+        loads: the head that its model is loaded with, where the task's name does not say it.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Task(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     engines: ClassVar[tuple[str, ...]] = ("torch",)
     head: ClassVar[str | None] = None
+    loads: ClassVar[str | None] = None
     needs_model: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]] = ()
     sorts: ClassVar[bool] = False
@@ -108,7 +110,8 @@ class Task(ABC):
         if (chosen or "onnx") not in ("auto", *cls.engines):
             on = "torch only" if cls.engines == ("torch",) else " or ".join(cls.engines)
             raise InputError(f"{cls.name} runs on {on}", where="engine", mend="choose engine='torch'")
-        if adapter is not None or not is_compiled(source, chosen, task=cls.name, quantize=quantize):
+        wanted = cls.loads or cls.name
+        if adapter is not None or not is_compiled(source, chosen, task=wanted, quantize=quantize):
             cls._require_fitting(source, adapter, progress)
         model = load_merged(
             source,
@@ -117,7 +120,7 @@ class Task(ABC):
             engine=chosen,
             quantize=quantize,
             kv_cache=kv_cache,
-            task=cls.name,
+            task=wanted,
             adapter=adapter,
             progress=progress,
         )

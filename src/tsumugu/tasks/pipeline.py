@@ -67,8 +67,11 @@ def pipeline(
     if named in PROMPTED and (
         named not in TASKS
         or (
-            not _compiled_for(TASKS[task], model, options)
-            and _only_writes(model, options.get("adapter"), options.get("progress"))
+            not _compiled_for(TASKS[task].name, model, options)
+            and (
+                _compiled_for("causal-lm", model, options)
+                or _only_writes(model, options.get("adapter"), options.get("progress"))
+            )
         )
     ):
         kind: type[Task] = PROMPTED[named]
@@ -89,14 +92,14 @@ def pipeline(
     return load(source, tokenizer=tokenizer, **options)
 
 
-def _compiled_for(kind: type[Task], model: Model | OnnxModel | str | Path | None, options: Mapping[str, Any]) -> bool:
+def _compiled_for(task: str, model: Model | OnnxModel | str | Path | None, options: Mapping[str, Any]) -> bool:
     """Whether a model lies in the cache compiled for a task: then it has a head for that, and torch need not tell."""
     if not isinstance(model, str | Path) or options.get("adapter") is not None:
         return False
     engine, quantize = options.get("engine"), options.get("quantize")
     if engine is None and quantize is None:
         return False
-    return is_compiled(model, engine, task=kind.name, quantize=quantize)
+    return is_compiled(model, engine, task=task, quantize=quantize)
 
 
 def _only_writes(

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import InputError, did_you_mean
-from tsumugu.engines.load import load_merged
 from tsumugu.engines.session import Scorer, open_scorer, read_prefix
 from tsumugu.generation.constrained import grammar_of, quoted
 from tsumugu.generation.generate import complete, resolve_options
-from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.prompting.template import LANGUAGES, Prompt, PromptTemplate
 from tsumugu.text.tokenizer import Tokenizer
@@ -62,6 +59,9 @@ class Prompted(Task):
     fields: ClassVar[tuple[str, ...]] = ("text",)
     answer_field: ClassVar[str] = "label"
     heads: ClassVar[tuple[str, ...]] = ("causal-lm",)
+    head: ClassVar[str | None] = "causal-lm"
+    loads: ClassVar[str | None] = "causal-lm"
+    engines: ClassVar[tuple[str, ...]] = ("torch", "onnx", "native")
     sorts: ClassVar[bool] = True
     common: ClassVar[frozenset[str]] = frozenset(
         {"examples", "shots", "choose", "seed", "embedder", "language", "template", "chat"}
@@ -80,41 +80,6 @@ class Prompted(Task):
     @property
     def window(self) -> int:
         return self.batch_size or ROWS_AT_ONCE
-
-    @classmethod
-    def load(
-        cls,
-        source: str | Path,
-        *,
-        tokenizer: Tokenizer | str | Path | None = None,
-        dtype: str = "float32",
-        device: str = "cpu",
-        engine: str | None = None,
-        quantize: str | None = None,
-        kv_cache: str = "float32",
-        adapter: str | Path | None = None,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> Self:
-        """Load a decoder and its tokenizer. An adapter is merged into it.
-
-        Raises:
-            InputError: another engine than torch is asked for.
-        """
-        if engine not in (None, "auto", "torch") or quantize not in (None, "auto") or kv_cache != "float32":
-            raise InputError("prompts are scored on torch only", where="engine", mend="choose engine='torch'")
-        model = load_merged(
-            source,
-            dtype=dtype,
-            device=device,
-            engine="torch",
-            task="causal-lm",
-            adapter=adapter,
-            progress=progress,
-        )
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = load_tokenizer(source if tokenizer is None else tokenizer)
-        return cls(model, tokenizer, **options)
 
     def _row(self, given: Any, where: str) -> dict[str, str]:
         """An input as the texts that its fields hold."""

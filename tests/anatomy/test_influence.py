@@ -182,8 +182,10 @@ def test_pairs_and_what_is_refused(encoder_folder: Path) -> None:
     for wrong in ({"by": "nearness"}, {"target": "worse"}, {"layers": 3}):
         with pytest.raises(InputError):
             neighbours(model, tokenizer, [TEXT], labelled(ROWS), **wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="classifiers of texts"):
-        neighbours(tg.load_model(encoder_folder), tokenizer, [TEXT], labelled(ROWS))
+    with pytest.raises(InputError, match="predicts tokens"):
+        neighbours(tg.load_model(encoder_folder, task="fill-mask", strict=False), tokenizer, [TEXT], labelled(ROWS))
+    with pytest.raises(InputError, match="do not fit"):
+        neighbours(model, tokenizer, [TEXT], Examples("question-answering", ()))
 
 
 def test_the_command_line(

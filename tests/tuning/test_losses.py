@@ -13,12 +13,11 @@ from tests.tuning.samples import DATA, write
 import tsumugu as tg
 from tsumugu.data.labelled.examples import Answer, QuestionExample, Span, SpanExample
 from tsumugu.engines.torch import load_model
+from tsumugu.tasks.alignment import span_of, tags_of
 from tsumugu.training.step import tensors_of
 from tsumugu.tuning.classification import label_weights
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.recipe import DataSection, LossSection
-from tsumugu.tuning.spans import span_of
-from tsumugu.tuning.tagging import tags_of
 
 THEIRS = {
     "text-classification": transformers.AutoModelForSequenceClassification,

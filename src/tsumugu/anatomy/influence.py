@@ -1,6 +1,7 @@
-"""Which labelled examples pull a classifier's answer: those that lie near, and those whose gradients point its way.
+"""Which labelled examples pull an answer: those that lie near, and those whose gradients point its way.
 
-Near: the cosine of the vectors that the last linear layer reads. Influence: to first order, how much one step of
+Near: the cosine of the vectors that the last linear layer reads, or for models without one, of both texts' vectors;
+of tags the nearest token counts, of answers the mean of both ends. Influence: to first order, how much one step of
 gradient descent on a training example lowers the loss of the answer, which is the dot product of two gradients, summed
 over checkpoints. The product with all examples of a group is one derivative of their losses in the direction of the
 answer's gradient (forward mode), so it costs about three passes and no gradient of an example is ever held.
@@ -23,6 +24,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tsumugu.anatomy.supervision import (
+    Supervision,
+    agrees,
+    cosines,
+    kind_of,
+    losses,
+    shown,
+    supervise,
+    wanted,
+)
+from tsumugu.anatomy.targets import Question, ask, pooling_of
+from tsumugu.blocks.heads import pool
 from tsumugu.core.errors import InputError, did_you_mean, one_line
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.models.base import Model
@@ -38,12 +51,14 @@ _BUDGET = 2048  # tokens computed together, padding included: forward mode holds
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A labelled example: its id in the data, texts, label, and the cosine or the influence."""
+    """A labelled example: its id in the data, texts, label, the cosine or the influence, whether its label is that of
+    the answer (None where answers are no labels)."""
 
     id: str
     texts: tuple[str, ...]
     label: str
     score: float
+    agrees: bool | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,8 @@ class Neighbours:
 
     Attributes:
         label: the answer.
-        examples: how many were looked at; `checkpoints`: at how many sets of weights.
+        examples: how many were looked at; `left_out`: others, whose answer lies behind the model's longest text.
+        checkpoints: at how many sets of weights.
         parameters: how many numbers the gradients have; 0 for cosines.
         pulling: the highest scores, the highest first.
         against: the lowest influences, the lowest first; empty for cosines.
@@ -66,10 +82,12 @@ class Neighbours:
     parameters: int
     pulling: list[Neighbour]
     against: list[Neighbour]
+    left_out: int = 0
 
     @property
-    def agreeing(self) -> int:
-        return sum(each.label == self.label for each in self.pulling)
+    def agreeing(self) -> int | None:
+        known = [each.agrees for each in self.pulling if each.agrees is not None]
+        return sum(known) if known else None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -83,15 +101,19 @@ def in_text(found: Neighbours) -> Iterator[str]:
     for title, some in (("", found.pulling), ("against it:", found.against)):
         if title and some:
             yield title
-        width = max((len(each.label) for each in some), default=0)
+        width = max((len(one_line(each.label, limit=30)) for each in some), default=0)
         for each in some:
             text = one_line(" ⏎ ".join(each.texts), limit=80)
-            yield f"  {each.score:>+10.4g}  {one_line(each.label, limit=30):<{min(width, 30)}}  #{each.id}  {text}"
+            yield f"  {each.score:>+10.4g}  {one_line(each.label, limit=30):<{width}}  #{each.id}  {text}"
 
 
 def facts(found: Neighbours) -> str:
     """What was looked at, in words."""
-    said = f"of {found.examples:,} examples, {found.agreeing} of the first {len(found.pulling)} are {found.label}"
+    said = f"of {found.examples:,} examples"
+    if found.agreeing is not None:
+        said += f", {found.agreeing} of the first {len(found.pulling)} say {found.label}"
+    if found.left_out:
+        said += f" ({found.left_out:,} others are too long)"
     if found.by == "embedding":
         return said
     several = f"{found.checkpoints} checkpoint{'' if found.checkpoints == 1 else 's'}"
@@ -114,11 +136,12 @@ def neighbours(
     """The examples that pull the answer to a text the most.
 
     Args:
-        model: a classifier of texts, in eval mode.
-        texts: one, or the two of a pair.
-        examples: labelled texts or pairs, as they were trained on.
+        model: a classifier of texts or of tokens, one that finds answers, or (by embedding) one that gives vectors, in
+            eval mode.
+        texts: one, or the two of a pair: question and context, two sentences.
+        examples: labelled, as they were trained on.
         by: influence or embedding.
-        target: the label that is asked about; the model's own answer when left out.
+        target: the label that is asked about, of tags LABEL@WORD; the model's own answer when left out.
         checkpoints: the model at several moments of its training, each weighing the same; the model itself when left
             out. Taken one by one.
         layers: gradients are those of the last linear layer; with so many layers from the end, those of the whole head
@@ -127,48 +150,44 @@ def neighbours(
         watch: called with how many examples were read.
 
     Raises:
-        InputError: no classifier, no such label, a text that is too long, or too many layers.
+        InputError: a model with another head, data of another kind, no such label, a text that is too long, or too many
+            layers.
     """
-    labels = list(model.config.labels)
     if by not in get_args(By):
         raise InputError(f"unknown measure {by!r}", where="by", mend=did_you_mean(by, get_args(By)))
-    if model.head_name != "sequence-classification" or len(labels) < 2:
-        raise InputError(
-            "pulled are the answers of classifiers of texts, and this model is none",
-            where="model",
-            mend="the task semantic-search finds texts that are near",
-        )
-    rows = [each.texts for each in examples]
-    asked = next(grouped(model, tokenizer, [tuple(texts)]))[1]
-    with torch.no_grad():
-        chosen = int(model(**asked).logits[0].argmax())
-    if target is not None:
-        if target not in labels:
-            raise InputError(f"the model has no label {target!r}", where="target", mend=did_you_mean(target, labels))
-        chosen = labels.index(target)
+    kind_of(model, texts)
+    if model.head_name == "base" and by == "influence":
+        said = "a model that gives vectors has no last layer whose gradients could point at an example"
+        raise InputError(said, where="model", mend="look for near ones: by embedding")
+    question = ask(examples.kind, model, tokenizer, *texts, target=target)
+    known = supervise(model, tokenizer, examples)
+    rows = [each.texts for each in known.rows]
     scores, moments, size = np.zeros(len(rows)), 0, 0
     if by == "embedding":
-        scores, moments = _cosines(model, tokenizer, asked, rows, watch), 1
+        near = _likenesses if model.head_name == "base" else _cosines
+        scores, moments = near(model, tokenizer, question, rows, known, watch), 1
     else:
-        answers = torch.tensor([labels.index(each.answer) for each in examples])
         for moment in [model] if checkpoints is None else checkpoints:
-            found, size = _influences(moment, tokenizer, asked, chosen, rows, answers, layers, watch)
+            found, size = _influences(moment, tokenizer, question, rows, known, layers, watch)
             scores, moments = scores + found, moments + 1
     order = np.argsort(-scores, kind="stable")
 
     def listed(places: npt.NDArray[np.int64]) -> list[Neighbour]:
-        some = [(examples[int(at)], float(scores[at])) for at in places]
-        return [Neighbour(each.id, each.texts, str(each.answer), score) for each, score in some]
+        some = [(known.rows[int(at)], float(scores[at])) for at in places]
+        return [
+            Neighbour(each.id, each.texts, shown(each), score, agrees(each, model, question)) for each, score in some
+        ]
 
     low = order[::-1][:top] if by == "influence" else order[:0]
     return Neighbours(
         by=by,
-        label=labels[chosen],
+        label=question.answer if question.label is None else str(model.config.labels[question.label]),
         examples=len(rows),
         checkpoints=moments,
         parameters=size,
         pulling=listed(order[:top]),
         against=[each for each in listed(low) if each.score < 0],
+        left_out=known.left_out,
     )
 
 
@@ -197,13 +216,21 @@ def _last_linear(model: Model) -> tuple[str, nn.Linear]:
     return name, layer
 
 
+def _inputs(question: Question) -> dict[str, Tensor]:
+    """What the model takes for the question, one row."""
+    return {"input_ids": question.ids, "attention_mask": torch.ones_like(question.ids), **question.arguments(1)}
+
+
+@torch.no_grad()
 def _cosines(
     model: Model,
     tokenizer: Tokenizer,
-    asked: dict[str, Tensor],
+    question: Question,
     rows: Sequence[tuple[str, ...]],
+    known: Supervision,
     watch: Callable[[int], None] | None,
 ) -> npt.NDArray[np.float64]:
+    """How near each example lies by what the last linear layer reads, `[rows]`."""
     read: list[Tensor] = []
     handle = _last_linear(model)[1].register_forward_pre_hook(lambda layer, given: read.append(given[0]))
 
@@ -213,42 +240,70 @@ def _cosines(
 
     scores = np.zeros(len(rows))
     try:
-        with torch.no_grad():
-            here = vectors(asked)[0]
-            for group, given in grouped(model, tokenizer, rows):
-                scores[group] = (vectors(given) @ here).cpu().numpy()
-                if watch is not None:
-                    watch(len(group))
+        here = vectors(_inputs(question))[0]
+        here = here[list(question.places)] if here.ndim == 2 else here[None]
+        for group, given in grouped(model, tokenizer, rows):
+            targets = known.of(group).to(model.device)
+            scores[group] = cosines(vectors(given), targets, here, model.head_name).cpu().numpy()
+            if watch is not None:
+                watch(len(group))
     finally:
         handle.remove()
     return scores
 
 
+@torch.no_grad()
+def _likenesses(
+    model: Model,
+    tokenizer: Tokenizer,
+    question: Question,
+    rows: Sequence[tuple[str, ...]],
+    known: Supervision,
+    watch: Callable[[int], None] | None,
+) -> npt.NDArray[np.float64]:
+    """How near both texts of each pair are to those asked about: the mean of the two cosines, `[rows]`."""
+    pooling = pooling_of(model)
+
+    def vectors(texts: Sequence[str]) -> Tensor:
+        given = [(each.lower() if pooling.lower else each,) for each in texts]
+        found = torch.zeros(len(given), model.config.hidden_size, dtype=torch.float64)
+        for group, inputs in grouped(model, tokenizer, given):
+            states = model(**inputs).last_hidden_state
+            pooled = pool(states, inputs["attention_mask"], pooling.mode)
+            found[group] = functional.normalize(pooled.double(), dim=-1).cpu()
+        return found
+
+    sides = [vectors([text, *(each[at] for each in rows)]) for at, text in enumerate(question.pair)]
+    if watch is not None:
+        watch(len(rows))
+    return np.mean([(side[1:] @ side[0]).numpy() for side in sides], 0)
+
+
 def _influences(
     model: Model,
     tokenizer: Tokenizer,
-    asked: dict[str, Tensor],
-    chosen: int,
+    question: Question,
     rows: Sequence[tuple[str, ...]],
-    answers: Tensor,
+    known: Supervision,
     layers: int,
     watch: Callable[[int], None] | None,
 ) -> tuple[npt.NDArray[np.float64], int]:
     """The dot product of each example's gradient with the answer's, `[rows]`, and how many numbers a gradient has."""
     parameters = {name: each.detach() for name, each in _parameters(model, layers).items()}
 
-    def losses(values: dict[str, Tensor], given: dict[str, Tensor], labels: Tensor) -> Tensor:
+    def loss(values: dict[str, Tensor], given: dict[str, Tensor], targets: Tensor) -> Tensor:
         # The fused attention of a CPU has no forward mode.
         with sdpa_kernel(SDPBackend.MATH):
             output = torch.func.functional_call(model, values, (), given)
-        return functional.cross_entropy(output.logits.float(), labels.to(output.logits.device), reduction="none")
+        return losses(output, targets.to(model.device), given["attention_mask"])
 
-    direction = torch.func.grad(lambda values: losses(values, asked, torch.tensor([chosen])).sum())(parameters)
+    asked = _inputs(question)
+    direction = torch.func.grad(lambda values: loss(values, asked, wanted(question)).sum())(parameters)
     scores = np.zeros(len(rows))
     for group, given in grouped(model, tokenizer, rows):
-        labels = answers[group]
+        targets = known.of(group)
         along: Tensor = torch.func.jvp(
-            lambda values, given=given, labels=labels: losses(values, given, labels), (parameters,), (direction,)
+            lambda values, given=given, targets=targets: loss(values, given, targets), (parameters,), (direction,)
         )[1]
         scores[group] = along.detach().double().cpu().numpy()
         if watch is not None:

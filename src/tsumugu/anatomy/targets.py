@@ -35,6 +35,9 @@ class Question:
         texts: what was asked, and `owner`: which of them each token is from.
         fixed: `[time]`, True where a token is no feature.
         token_id: the token whose score is explained, where it is one.
+        places: of the tokens whose scores are explained: of a tag, or of an answer's two ends.
+        label: the number of the label or tag.
+        pair: both texts, where only the first has tokens here.
     """
 
     task: str
@@ -49,6 +52,9 @@ class Question:
     fixed: Tensor
     mask_token_id: int | None = None
     token_id: int | None = None
+    places: tuple[int, ...] = ()
+    label: int | None = None
+    pair: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     def arguments(self, rows: int) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def _label(task: str, model: Model, tokenizer: Tokenizer, text: str, other: str 
     answer = (
         f"{labels[chosen]} ({float(logits.softmax(-1)[chosen]):.1%})" if len(labels) > 1 else f"{float(logits[0]):.4f}"
     )
-    return Question(task, answer, score=lambda output: output.logits[:, chosen], **begun)
+    return Question(task, answer, score=lambda output: output.logits[:, chosen], label=chosen, **begun)
 
 
 def _tag(task: str, model: Model, tokenizer: Tokenizer, text: str, target: str | None) -> Question:
@@ -182,7 +188,9 @@ def _tag(task: str, model: Model, tokenizer: Tokenizer, text: str, target: str |
     span = begun["spans"][place]
     shown = begun["tokens"][place] if span is None else text[slice(*span)]
     answer = f"{labels[chosen]} for {shown} ({float(chances[place, chosen]):.1%})"
-    return Question(task, answer, score=lambda output: output.logits[:, place, chosen], **begun)
+    return Question(
+        task, answer, score=lambda output: output.logits[:, place, chosen], places=(place,), label=chosen, **begun
+    )
 
 
 def _span(task: str, model: Model, tokenizer: Tokenizer, question: str, context: str | None) -> Question:
@@ -199,7 +207,9 @@ def _span(task: str, model: Model, tokenizer: Tokenizer, question: str, context:
     first, last = divmod(int(both.argmax()), len(places))
     a, b = int(places[first]), int(places[last])
     answer = context[begun["spans"][a][0] : begun["spans"][b][1]]
-    return Question(task, answer, score=lambda found: found.start_logits[:, a] + found.end_logits[:, b], **begun)
+    return Question(
+        task, answer, score=lambda found: found.start_logits[:, a] + found.end_logits[:, b], places=(a, b), **begun
+    )
 
 
 def _token(task: str, model: Model, tokenizer: Tokenizer, text: str, target: str | None) -> Question:
@@ -233,12 +243,17 @@ def token_of(tokenizer: Tokenizer, text: str, *, where: str) -> int:
     return ids[0]
 
 
+def pooling_of(model: Model) -> Pooling:
+    """How a checkpoint's token states become one vector, by its own files."""
+    folder = model.path if model.path is not None and model.path.is_dir() else None
+    return Pooling() if folder is None else read_pooling(folder)
+
+
 def _likeness(task: str, model: Model, tokenizer: Tokenizer, text: str, other: str | None) -> Question:
     """The cosine of two texts' vectors, as a function of the first text."""
     if other is None:
         raise InputError("likeness needs two texts", where="text")
-    folder = model.path if model.path is not None and model.path.is_dir() else None
-    pooling = Pooling() if folder is None else read_pooling(folder)
+    pooling = pooling_of(model)
 
     def vector(output: Output) -> Tensor:
         states = output.last_hidden_state
@@ -251,4 +266,4 @@ def _likeness(task: str, model: Model, tokenizer: Tokenizer, text: str, other: s
     begun = _begin(model, tokenizer, texts[0], None)
     likeness = float((vector(_answered(model, begun)) * fixed).sum())
     answer = f"{likeness:.4f}, the cosine with: {one_line(other, limit=120)}"
-    return Question(task, answer, score=lambda output: (vector(output) * fixed).sum(-1), **begun)
+    return Question(task, answer, score=lambda output: (vector(output) * fixed).sum(-1), pair=(text, other), **begun)

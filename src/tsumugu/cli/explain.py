@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 @Parameter(name="*", group=Group("Nearest training examples", sort_key=5))
 @dataclass(kw_only=True)
 class NearestFlags:
-    """Which labelled examples pull a classifier's answer."""
+    """Which labelled examples pull an answer."""
 
-    nearest: Annotated[
-        Path | None, Parameter(help="Labelled data: also say which rows pull the answer of a classifier.")
-    ] = None
+    nearest: Annotated[Path | None, Parameter(help="Labelled data: also say which rows pull the answer.")] = None
     by: Annotated[
         Literal["influence", "embedding"] | None, Parameter(help="Gradients (TracIn), the default, or near vectors.")
     ] = None
@@ -231,6 +229,7 @@ def _pulling(
 ) -> Neighbours | None:
     """The rows of the data that pull the answer, where they are asked for."""
     from tsumugu.anatomy.influence import neighbours
+    from tsumugu.anatomy.supervision import kind_of, labels_of
     from tsumugu.checkpoints.load import load_tokenizer
     from tsumugu.data.labelled.load import load_examples
     from tsumugu.engines.torch import load_model
@@ -238,8 +237,7 @@ def _pulling(
 
     if near.nearest is None:
         return None
-    kind = "pair-classification" if len(texts) == 2 else "text-classification"
-    examples = load_examples(near.nearest, kind, labels=model.config.labels)
+    examples = load_examples(near.nearest, kind_of(model, texts), labels=labels_of(model))
     moments = None
     if near.checkpoints is not None:
         kept = steps_in(near.checkpoints / FOLDER)
@@ -251,7 +249,7 @@ def _pulling(
         load_tokenizer(name),
         texts,
         examples,
-        by=near.by or "influence",
+        by=near.by or ("embedding" if model.head_name == "base" else "influence"),
         target=target,
         checkpoints=moments,
         layers=near.layers or 0,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tsumugu.data.labelled.examples import Examples, QuestionExample
+from tsumugu.data.labelled.examples import Examples
+from tsumugu.tasks.alignment import span_of
 from tsumugu.tuning.base import Row, TaskObjective, body
 
 if TYPE_CHECKING:
@@ -64,19 +65,3 @@ class QuestionAnswering(TaskObjective):
             for side, logits in enumerate((output.start_logits, output.end_logits))
         ]
         return {"span": (sums[0] + sums[1]) / 2}
-
-
-def span_of(
-    example: QuestionExample, offsets: Sequence[tuple[int, int]], sides: Sequence[int | None]
-) -> tuple[int, int]:
-    """The first and last token of the answer in a piece of its context; (0, 0) where it is not wholly there."""
-    if not example.answers:
-        return 0, 0
-    start = example.answers[0].start
-    end = start + len(example.answers[0].text)
-    inside = [
-        at for at, ((a, b), side) in enumerate(zip(offsets, sides, strict=True)) if side == 1 and a < end and b > start
-    ]
-    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
-        return 0, 0
-    return inside[0], inside[-1]

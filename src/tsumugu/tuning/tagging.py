@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tsumugu.data.labelled.examples import Examples, SpanExample
+from tsumugu.data.labelled.examples import Examples
+from tsumugu.data.labelled.tags import OUTSIDE
 from tsumugu.objectives.base import IGNORE
+from tsumugu.tasks.alignment import tags_of
 from tsumugu.tasks.batching import padded
 from tsumugu.tuning.base import Row, TaskObjective, body
 from tsumugu.tuning.classification import label_weights
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tsumugu.models.base import Model
-
-OUTSIDE = "O"
 
 
 class TokenClassification(TaskObjective):
@@ -74,24 +74,3 @@ class TokenClassification(TaskObjective):
             logits, tags, ignore_index=IGNORE, reduction="none", label_smoothing=self.loss.label_smoothing
         )
         return {"tag": (each * self._weights.to(logits)[tags.clamp(min=0)]).sum()}
-
-
-def tags_of(
-    example: SpanExample, offsets: Sequence[tuple[int, int]], sides: Sequence[int | None], index: Mapping[str, int]
-) -> list[int]:
-    """The tag of each token; special tokens have none. A token that a span touches is part of it."""
-    spans = list(example.spans)
-    tags, at, opened = [], 0, False
-    for (start, end), side in zip(offsets, sides, strict=True):
-        if side is None or start == end:
-            tags.append(IGNORE)
-            continue
-        while at < len(spans) and spans[at].end <= start:
-            at, opened = at + 1, False
-        if at < len(spans) and spans[at].start < end:
-            # A piece may begin in the middle of a span.
-            tags.append(index[f"{'I' if opened or spans[at].start < start else 'B'}-{spans[at].label}"])
-            opened = True
-        else:
-            tags.append(index[OUTSIDE])
-    return tags

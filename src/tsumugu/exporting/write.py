@@ -218,6 +218,7 @@ def _tidy(model: Any) -> None:
     from onnxscript import optimizer
 
     optimizer.fold_constants(model)
+    _weigh_nothing(model.graph)
     for each in (
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -228,6 +229,33 @@ def _tidy(model: Any) -> None:
         common.NameFixPass(),
     ):
         each(model)
+
+
+def _weigh_nothing(graph: Any) -> None:
+    """Where a query sees no key, weights of 0, as PyTorch has them.
+
+    The exporter hides keys by the least number or by -inf, and a softmax of these alone is 1/keys, or NaN, or what the
+    runtime likes.
+    """
+    import ml_dtypes
+    import onnx_ir as ir
+
+    dtype = graph.outputs[0].dtype
+    for softmax in [node for node in graph if node.op_type == "Softmax"]:
+        scores, weights = softmax.inputs[0], softmax.outputs[0]
+        checks = [use.node.outputs[0] for use in weights.uses() if use.node.op_type == "IsNaN"]
+        old = [use.node.outputs[0] for check in checks for use in check.uses()] or [weights]
+        last = ir.node("Constant", [], {"value_ints": [-1]})
+        least, zero = (
+            ir.node("Constant", [], {"value": ir.tensor([value], dtype)})
+            for value in (float(ml_dtypes.finfo(dtype.numpy()).min) / 2, 0.0)
+        )
+        largest = ir.node("ReduceMax", [scores, *last.outputs])
+        hidden = ir.node("Less", [*largest.outputs, *least.outputs])
+        kept = ir.node("Where", [*hidden.outputs, *zero.outputs, weights])
+        ir.convenience.replace_all_uses_with(old, kept.outputs * len(old))
+        kept.replace_input_with(2, weights)
+        graph.insert_after(softmax, [last, least, zero, largest, hidden, kept])
 
 
 def _name_dimensions(model: Any, traced: Traced) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
-import torch
 from tests.models.references import spread
+from tests.threads import one_thread as one_thread
 from tokenizers import decoders, models, pre_tokenizers
 
 from tsumugu.core.registry import FAMILIES
@@ -17,15 +17,6 @@ from tsumugu.models.base import Model
 from tsumugu.text.tokenizer import Tokenizer
 
 Build = Callable[..., Model]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,11 @@
-"""One tuned classifier from files alone: torch, ONNX Runtime, JAX and TensorFlow give one answer to each text."""
+"""One tuned classifier from files alone: torch, ONNX Runtime, JAX and TensorFlow give one answer to each text.
+
+`TSUMUGU_TEXTS=500` asks for more of them.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -27,7 +31,7 @@ from tsumugu.exporting.tensorflow import to_tensorflow
 from tsumugu.exporting.trace import trace
 from tsumugu.exporting.write import export
 
-TEXTS = 40
+TEXTS = int(os.environ.get("TSUMUGU_TEXTS", "40"))
 TOLERANCE = 1e-4
 Answer = Callable[[list[str]], np.ndarray[Any, Any]]
 
@@ -84,10 +88,12 @@ def test_a_tuned_classifier_answers_the_same_everywhere(tuned: Path, tmp_path: P
     assert set(wanted.argmax(-1)) == {0, 1}
     stale = write(tmp_path / "tf" / "variables" / "stale", [])  # a folder that is written again
     for to, opened in (("onnx", in_onnx), ("jax", in_jax), ("tf", in_tensorflow)):
-        answer = opened(export(tuned, tmp_path / to, to))
+        answer = opened(export(tuned, tmp_path / to, to, force=True))
         found = np.concatenate([answer(texts[:7]), answer(texts[7:])])
-        assert np.abs(found - wanted).max() <= TOLERANCE, to
-        assert (found.argmax(-1) == wanted.argmax(-1)).all(), to
+        difference, same = np.abs(found - wanted).max(), (found.argmax(-1) == wanted.argmax(-1)).sum()
+        print(f"{to}: {same} of {TEXTS} labels are the same, scores differ by {difference:.1e} at most")
+        assert difference <= TOLERANCE, to
+        assert same == TEXTS, to
     assert not stale.exists()
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
 
@@ -98,7 +104,7 @@ def program(tuned: Path) -> Program:
 
 
 def test_functions_without_files(tuned: Path, program: Program) -> None:
-    function, params = export(tuned, to="jax")
+    function, params = to_jax(program)
     ids = np.array([[2, 9, 8, 3]])
     short = jax.jit(function)(params, ids)["logits"]
     long = function(params, ids, np.ones_like(ids), token_type_ids=np.zeros_like(ids))["logits"]
@@ -106,27 +112,30 @@ def test_functions_without_files(tuned: Path, program: Program) -> None:
     for named, message in (({"ids": ids}, "no input"), ({"input_ids": ids}, "twice"), ({}, "missing")):
         with pytest.raises(InputError, match=message):
             function(params, *([ids] if named else []), **named)
+    long = np.ones((1, program.longest + 1), np.int64)
+    with pytest.raises(InputError, match="are more than the"):
+        function(params, long)
     module = to_tensorflow(program)
     with tf.GradientTape() as tape:
         answer = module.serving(ids, np.ones_like(ids), np.zeros_like(ids))["logits"]
         loss = tf.reduce_sum(answer[:, 0])
     assert np.abs(answer - np.asarray(short)).max() <= TOLERANCE
     slopes = tape.gradient(loss, module.params)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="are more than the"):
+        module.serving(long, long, long)
+    others = jax.jit(jax.grad(lambda params: function(params, ids)["logits"][:, 0].sum()))(params)
     model = tg.load_model(tuned)
     model(torch.from_numpy(ids)).logits[:, 0].sum().backward()
     for name, value in model.named_parameters():
         assert value.grad is not None
-        assert np.abs(tf.convert_to_tensor(slopes[name]) - value.grad.numpy()).max() <= TOLERANCE, name
+        for slope in (tf.convert_to_tensor(slopes[name]), others[name]):
+            assert np.abs(slope - value.grad.numpy()).max() <= TOLERANCE, name
 
 
 def test_what_cannot_be_is_one_line(
     tuned: Path, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for options, message in (
-        ({"to": "jax", "path": tmp_path / "x.onnx"}, "is a folder"),
-        ({"to": "tf", "path": tmp_path / "x", "cache": True}, "no cache"),
-        ({"to": "onnx"}, "path"),
-    ):
+    for options, message in (({"to": "jax", "path": tmp_path / "x.onnx"}, "is a folder"), ({"to": "onnx"}, "path")):
         with pytest.raises(InputError, match=message):
             export(tuned, **options)
     strange = Program(**{**vars(program), "steps": (Step("x", "aten.erfinv", (), {}, None), *program.steps)})
@@ -136,7 +145,7 @@ def test_what_cannot_be_is_one_line(
     for to, package in (("jax", "jax"), ("tf", "tensorflow")):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(SystemExit) as left:
-            main(["export", str(tuned), str(tmp_path / "out"), "--to", to])
+            main(["export", "no/such-model", str(tmp_path / "out"), "--to", to])
         assert left.value.code == 2
         said = capsys.readouterr().err.strip()
         assert f"tsumugu[{to}]" in said

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from tests.models import references
+from tests.threads import one_thread as one_thread
 from transformers import PreTrainedModel
 
 from tsumugu.core.registry import FAMILIES
@@ -24,15 +25,6 @@ class Pair(NamedTuple):
 
     ours: Decoder
     theirs: PreTrainedModel
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

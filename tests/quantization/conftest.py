@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tests.engines.conftest import build, one_thread, tokenizer
+from tests.engines.conftest import build, tokenizer
+from tests.threads import one_thread
 
 __all__ = ["build", "one_thread", "tokenizer"]

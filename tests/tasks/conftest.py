@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydoc_data.topics
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 import torch
 from tests.text.corpus import EMOJI, JAPANESE, WORDS
+from tests.threads import one_thread as one_thread
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import tsumugu as tg
@@ -37,15 +38,6 @@ ENGLISH_SENTENCES = [
     "It costs $3.50 (or £2.80) at Smith & Sons' shop.",
     "Café Müller, naïve façade; e-mail: user@example.com",
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from tests.threads import single
 from tests.training.rank_groups import Ranks
 from tests.training.recipes import recipe
 
@@ -21,10 +21,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     def run(kind: str) -> Path:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            train(recipe(folder, kind), folder / "run", quiet=True)
-            torch.set_num_threads(threads)
+            with single():
+                train(recipe(folder, kind), folder / "run", quiet=True)
             made[kind] = folder / "run"
         return made[kind]
 
@@ -41,8 +39,6 @@ def group() -> Iterator[Ranks]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """What is this small is quicker so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """For the tests that ask for it."""
+    with single():
+        yield

@@ -29,17 +29,22 @@ def export(
         ),
     ] = False,
     dtype: DType = "float32",
+    force: Annotated[
+        bool, Parameter(negative="", help="Write over the file, or into the folder, that is there.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model as a graph that runs without this package, with its configuration and tokenizer beside it."""
     from tsumugu.engines.torch import load_model
     from tsumugu.exporting.write import export as write
+    from tsumugu.exporting.write import ready
 
+    ready(path.expanduser(), to, cache=cache, force=force)
     with downloads(quiet=quiet) as watch:
         loaded = load_model(model, dtype=dtype, task=task, progress=watch)
     with progress(quiet=quiet) as display:
         display.add_task(f"writing {to}", total=None)
-        written = write(loaded, path, to, cache=cache)
+        written = write(loaded, path, to, cache=cache, force=force)
     files = [written] if written.is_file() else sorted(each for each in written.rglob("*") if each.is_file())
     for each in files:
         stdout().print(f"{each.stat().st_size:>13,}  {each}", markup=False)

@@ -15,7 +15,7 @@ from tsumugu.checkpoints.load import save_tensors
 from tsumugu.core.errors import InputError
 from tsumugu.core.frameworks import load
 from tsumugu.core.tensors import convert_tensor
-from tsumugu.exporting.program import Operators, Program, check, run
+from tsumugu.exporting.program import Operators, Program, check, run, too_long
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -43,6 +43,7 @@ class JaxFunction:
 
     def __init__(self, program: Program) -> None:
         self.inputs, self.outputs = program.inputs, program.outputs
+        self._longest = program.longest
         self._bound, self._steps, self._results = program.bound, program.steps, program.results
         self._placeholders = program.placeholders
         self._constants = {name: convert_tensor(each, "np").copy() for name, each in program.constants.items()}
@@ -57,7 +58,7 @@ class JaxFunction:
             inputs, named: arrays; ids and masks `[batch, time]`, whole numbers of any width.
 
         Raises:
-            InputError: an input is missing, given twice, or not one of the model's.
+            InputError: an input is missing, given twice, not one of the model's, or longer than the model can read.
         """
         jnp = load("jax.numpy")
         given = self._given(inputs, named)
@@ -72,6 +73,8 @@ class JaxFunction:
         values |= {value: params[name] for value, name in self._bound.items()}
         for value, name in zip(self._placeholders, self.inputs, strict=True):
             array = jnp.asarray(given[name])
+            if array.shape[-1] > self._longest:
+                raise InputError(too_long(array.shape[-1], self._longest), where=name, mend="truncate the text")
             values[value] = array.astype("int32") if jnp.issubdtype(array.dtype, jnp.integer) else array
         found = run(self._steps, self._results, values, self._operators, _cast)
         return dict(zip(self.outputs, found, strict=True))
@@ -108,7 +111,9 @@ def write_jax(program: Program, folder: Path) -> None:
     function = JaxFunction(program)
     words = [each for shape in program.dimensions.values() for each in shape if isinstance(each, str)]
     names = ", ".join(dict.fromkeys(words))
-    sizes = dict(zip(dict.fromkeys(words), export.symbolic_shape(names), strict=True))
+    limits = [f"{each} <= {program.longest}" for each in dict.fromkeys(words) if each != "batch"]
+    symbols = export.symbolic_shape(names, constraints=limits)
+    sizes = dict(zip(dict.fromkeys(words), symbols, strict=True))
     inputs = {
         name: jax.ShapeDtypeStruct(
             tuple(sizes[each] if isinstance(each, str) else each for each in shape), jax.numpy.int32

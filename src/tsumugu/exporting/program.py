@@ -148,6 +148,11 @@ def run(
     return [values[each.name] for each in results]
 
 
+def too_long(tokens: object, longest: int) -> str:
+    """What is said of a text that does not fit."""
+    return f"{tokens} tokens are more than the {longest} this model can read"
+
+
 def _dimensions(name: str, tensor: Tensor) -> list[str | int]:
     words = words_of(name)
     return [words.get(axis, size) for axis, size in enumerate(tensor.shape)]

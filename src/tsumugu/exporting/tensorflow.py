@@ -11,7 +11,7 @@ from typing import Any
 
 from tsumugu.core.frameworks import load
 from tsumugu.core.tensors import convert_tensor
-from tsumugu.exporting.program import Operators, Program, check, run
+from tsumugu.exporting.program import Operators, Program, check, run, too_long
 
 
 def to_tensorflow(program: Program) -> Any:
@@ -53,6 +53,9 @@ def _function(program: Program, table: Operators, params: Any) -> Any:
         return tf.cast(value, dtype) if value.dtype.is_floating and value.dtype != dtype else value
 
     def serving(*inputs: Any) -> dict[str, Any]:
+        for name, each in zip(program.inputs, inputs, strict=True):
+            message = f"{name}: {too_long('these', program.longest)}"
+            tf.debugging.assert_less_equal(tf.shape(each)[-1], program.longest, message)
         values: dict[str, Any] = {name: convert_tensor(each, "tf") for name, each in program.constants.items()}
         values |= {value: tf.convert_to_tensor(params[name]) for value, name in program.bound.items()}
         values |= dict(zip(program.placeholders, inputs, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -37,6 +38,7 @@ def export(
     *,
     tokenizer: Tokenizer | None = None,
     cache: bool = False,
+    force: bool = False,
 ) -> Path: ...
 
 
@@ -47,12 +49,13 @@ def export(
 
 
 def export(
-    model: Model | str | Path,
+    model: Any,
     path: str | Path | None = None,
     to: str = "onnx",
     *,
     tokenizer: Tokenizer | None = None,
     cache: bool = False,
+    force: bool = False,
 ) -> Any:
     """Write a model as a graph for another runtime, with any number of rows and tokens.
 
@@ -68,6 +71,7 @@ def export(
         tokenizer: the model's own; found beside its files when left out.
         cache: of a decoder, for onnx and torch-export: a graph that takes the keys and values of earlier tokens
             (`past_key_values.0.key`, of length 0 at the start) and gives them back with the new ones (`present.0.key`).
+        force: write into a folder that holds something, or over a file that is there.
 
     Returns:
         The file or folder that was written; it appears whole. Without a path: for jax a pair, a function for
@@ -78,17 +82,11 @@ def export(
         MissingExtraError: the target's library is not installed.
         InputError: the model cannot be exported so.
     """
-    if to not in TARGETS:
-        raise UnknownNameError(f"unknown target {to!r}", where="to", mend=did_you_mean(to, TARGETS))
-    target = TARGETS[to]
     path = None if path is None else Path(path).expanduser()
-    if path is None and target.build is None:
-        raise InputError(f"a graph for {to} is written to a file or a folder", where="path", mend="name one")
-    if path is not None:
-        _fits(path, to, target)
-    if cache and target.build is not None:
-        raise InputError(f"a graph for {to} has no cache", where="cache", mend="use onnx or torch-export")
-    target.need()
+    target = ready(path, to, cache=cache, force=force)
+    if not isinstance(model, Model | str | Path):
+        what = f"a model of {type(model).__module__} cannot be exported"
+        raise InputError(what, where="model", mend="load it for torch, or give its path")
     if not isinstance(model, Model):
         tokenizer = tokenizer or _tokenizer(model)
         model = load_model(model)
@@ -96,12 +94,13 @@ def export(
         tokenizer = _tokenizer(model.path)
     if path is None:
         assert target.build is not None
-        return target.build(_traced(model, cache))
+        return target.build(traced_quietly(model, cache))
     if path.suffix == target.suffix:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        traced = _traced(model, cache)
+        traced = traced_quietly(model, cache)
         if to == "onnx" and _bytes(model) > INLINE_BYTES:
             raise InputError("the weights do not fit one ONNX file", where=str(path), mend="give a folder")
+        with said_clearly(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as partial:
             target.write(traced, partial)
         return path
@@ -109,7 +108,9 @@ def export(
     with said_clearly(path):
         try:
             partial.mkdir(parents=True)
-            target.write(_traced(model, cache), partial if target.suffix is None else partial / f"model{target.suffix}")
+            target.write(
+                traced_quietly(model, cache), partial if target.suffix is None else partial / f"model{target.suffix}"
+            )
             config = model.family.to_hub(model.config, model.head_name)
             (partial / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
             if tokenizer is not None:
@@ -120,13 +121,44 @@ def export(
     return path
 
 
-def _fits(path: Path, to: str, target: Target) -> None:
-    """Refuse the suffix of another target, and a file where a folder is to be."""
+def ready(path: Path | None, to: str, *, cache: bool = False, force: bool = False) -> Target:
+    """The target, before a model is loaded: what can be known to go wrong is said here.
+
+    Raises:
+        UnknownNameError, MissingExtraError, InputError: as `export`.
+    """
+    if to not in TARGETS:
+        raise UnknownNameError(f"unknown target {to!r}", where="to", mend=did_you_mean(to, TARGETS))
+    target = TARGETS[to]
+    if path is None and target.build is None:
+        raise InputError(f"a graph for {to} is written to a file or a folder", where="path", mend="name one")
+    if cache and target.build is not None:
+        raise InputError(f"a graph for {to} has no cache", where="cache", mend="use onnx or torch-export")
+    if path is not None:
+        _fits(path, to, target, force=force)
+    target.need()
+    return target
+
+
+def _fits(path: Path, to: str, target: Target, *, force: bool) -> None:
+    """Refuse the suffix of another target, what is there already, and a place where nothing can be written."""
+    where, alone = str(path), path.suffix == target.suffix
     if path.suffix in {each.suffix for each in TARGETS.values()} - {None, target.suffix}:
         wanted = "is a folder" if target.suffix is None else f"ends in {target.suffix}"
-        raise InputError(f"a graph for {to} {wanted}, not {path.suffix}", where=str(path))
-    if path.is_file() and path.suffix != target.suffix:
-        raise InputError("is a file", where=str(path), mend="name a folder")
+        raise InputError(f"a graph for {to} {wanted}, not {path.suffix}", where=where)
+    if path.exists() and path.is_dir() == alone:
+        kind, other = ("a folder", "a file") if alone else ("a file", "a folder")
+        raise InputError(f"is {kind}", where=where, mend=f"name {other}")
+    if not force and path.exists() and (alone or any(path.iterdir())):
+        raise InputError(f"the {'file' if alone else 'folder'} is there already", where=where, mend=_ANOTHER)
+    near = next(each for each in (path, *path.absolute().parents) if each.is_dir() or each.is_file())
+    if near != path and near.is_file():
+        raise InputError(f"{near} is a file", where=where, mend="name another folder")
+    if not os.access(near, os.W_OK):
+        raise InputError(f"nothing can be written to {near}", where=where, mend="name another folder")
+
+
+_ANOTHER = "choose another, or pass --force"
 
 
 def _tokenizer(source: str | Path) -> Tokenizer | None:
@@ -153,7 +185,8 @@ def _move(partial: Path, path: Path) -> None:
     sync(path)
 
 
-def _traced(model: Model, cache: bool) -> Traced:
+def traced_quietly(model: Model, cache: bool) -> Traced:
+    """The graph of a model, without torch's own warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, on what it will change in later versions
         return trace(model, cache=cache)
@@ -253,7 +286,7 @@ def _weigh_nothing(graph: Any) -> None:
         largest = ir.node("ReduceMax", [scores, *last.outputs])
         hidden = ir.node("Less", [*largest.outputs, *least.outputs])
         kept = ir.node("Where", [*hidden.outputs, *zero.outputs, weights])
-        ir.convenience.replace_all_uses_with(old, kept.outputs * len(old))
+        ir.convenience.replace_all_uses_with(old, [*kept.outputs] * len(old))
         kept.replace_input_with(2, weights)
         graph.insert_after(softmax, [last, least, zero, largest, hidden, kept])
 

@@ -18,6 +18,7 @@ from tests.engines.conftest import Build
 import tsumugu as tg
 from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError
 from tsumugu.engines.native import library, pack
+from tsumugu.engines.prefixes import Prefixes
 from tsumugu.engines.session import open_session
 
 
@@ -145,9 +146,9 @@ def test_what_was_read_is_kept_in_8_bits_too(model: Any) -> None:
     text = np.random.default_rng(1).integers(0, 260, 300).tolist()
     fresh = opened(model)
     wanted = open_session(fresh, batch=1, capacity=310).start([text]).copy()
-    fresh.engine.prefixes = type(fresh.engine.prefixes)()
+    fresh.prefixes = Prefixes()
     open_session(fresh, batch=2, capacity=310).start([text[:200]])
-    kept = fresh.engine.prefixes.size
+    kept = fresh.prefixes.size
     share = 1 / 4 + 1 / 16 if model.kv_cache == "int8" else 1
     assert kept == 2 * 208 * 96 // 6 * 2 * 2 * 4 * share
     session: Any = open_session(fresh, batch=1, capacity=310)

@@ -18,6 +18,7 @@ from tsumugu.engines.onnx_encoder import read_texts
 from tsumugu.engines.onnx_seq2seq_session import OnnxSeq2SeqSession
 from tsumugu.engines.onnx_session import OnnxSession
 from tsumugu.engines.onnx_store import ENCODER, GRAPH
+from tsumugu.engines.prefixes import Prefixes
 from tsumugu.engines.session_scoring import SessionScorer
 
 
@@ -42,6 +43,7 @@ class OnnxModel:
         path, source: the checkpoint, and what was asked for.
         interface: how the graph is called.
         usage: what its config.json says about its use.
+        prefixes: what is kept of texts that were read.
     """
 
     family: FamilyName
@@ -56,6 +58,7 @@ class OnnxModel:
     usage: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     device: str = field(default="cpu", init=False)
+    prefixes: Prefixes = field(default_factory=Prefixes, init=False, repr=False)
     _session: Any = field(default=None, init=False, repr=False)
     _encoder: Any = field(default=None, init=False, repr=False)
 
@@ -97,6 +100,7 @@ class OnnxModel:
             )
         return OnnxSession(
             self.session,
+            self.prefixes,
             layers=self.interface["layers"],
             kv_heads=self.interface["kv_heads"],
             head_dim=self.interface["head_dim"],

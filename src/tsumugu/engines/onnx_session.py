@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError
+from tsumugu.engines.prefixes import Kept, Prefixes
+from tsumugu.engines.recalling import RecallingSession
 from tsumugu.engines.session import Logits, Rows
 
 CHUNK = 512
@@ -48,6 +50,14 @@ class Buffers:
         for layer in self.array:
             layer[:, : len(rows), :, :filled] = layer[:, rows, :, :filled]
 
+    def take(self, row: int, tokens: int) -> Kept:
+        """A copy of the first tokens of a row."""
+        return (self.array[:, :, row, :, :tokens].copy(),)
+
+    def put(self, row: int, kept: Kept, tokens: int) -> None:
+        """The same back again, or less of it."""
+        self.array[:, :, row, :, :tokens] = kept[0][..., :tokens, :]
+
     def bind(self, run: Binding, rows: slice) -> None:
         """Hand the keys and values of `rows` to a run, which writes the new ones behind them."""
         for index, (keys, values) in enumerate(self.array):
@@ -56,13 +66,14 @@ class Buffers:
                 run.bind(f"present_{name}_{index}", buffer, output=True)
 
 
-class OnnxSession:
+class OnnxSession(RecallingSession):
     """`tsumugu.engines.session.TokenSession` for a compiled decoder.
 
     A row's next token goes to that row's own end, so that a row computes what it would compute alone.
 
     Args:
         session: ONNX Runtime's session of the graph.
+        prefixes: what is kept of earlier texts.
         layers, kv_heads, head_dim: of the keys and values.
         vocab: size of the vocabulary.
         positioned: whether the graph asks for position ids.
@@ -73,6 +84,7 @@ class OnnxSession:
     def __init__(
         self,
         session: Any,
+        prefixes: Prefixes,
         *,
         layers: int,
         kv_heads: int,
@@ -82,41 +94,37 @@ class OnnxSession:
         batch: int,
         capacity: int,
     ) -> None:
-        self.session, self.vocab, self.positioned, self.capacity = session, vocab, positioned, capacity
+        super().__init__(prefixes, capacity)
+        self.session, self.vocab, self.positioned = session, vocab, positioned
         self._cache = Buffers(layers, batch, kv_heads, capacity, head_dim)
         self._logits = np.empty((batch, 1, vocab), np.float32)
-        self.lengths = np.zeros(0, np.int64)
         self._step: _Run | None = None
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts; logits `[rows, vocab]` of what follows each."""
-        self._grow(len(prompts), keep=0)
-        self._step = None
+        longest = max(len(prompt) for prompt in prompts)
+        if longest > self.capacity:
+            raise InputError(f"a prompt of {longest} tokens is longer than {self.capacity}", where="prompt")
+        if len(prompts) == 1 or longest > TOGETHER:
+            return super().start(prompts)
+        self.begin(len(prompts))
         self.lengths = np.array([len(prompt) for prompt in prompts])
-        if int(self.lengths.max()) > self.capacity:
-            raise InputError(f"a prompt of {self.lengths.max()} tokens is longer than {self.capacity}", where="prompt")
-        if int(self.lengths.max()) <= TOGETHER:
-            ids = np.zeros((len(prompts), int(self.lengths.max())), np.int64)
-            for row, prompt in enumerate(prompts):
-                ids[row, : len(prompt)] = prompt
-            self._read(slice(0, len(prompts)), ids, self.lengths)
-        else:
-            for row, prompt in enumerate(prompts):
-                ids = np.array(prompt, np.int64)[None]
-                for first in range(0, ids.shape[1], CHUNK):
-                    chunk = ids[:, first : first + CHUNK]
-                    self._read(slice(row, row + 1), chunk, np.array([first + chunk.shape[1]]))
+        ids = np.zeros((len(prompts), longest), np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+        self._read(slice(0, len(prompts)), ids, self.lengths)
         return self._logits[: len(prompts), 0]
 
     def begin(self, rows: int) -> None:
         """Rows without any token, in place of `start`."""
         self._grow(rows, keep=0)
-        self._step, self.lengths = None, np.zeros(rows, np.int64)
+        self._step, self._text, self.lengths = None, None, np.zeros(rows, np.int64)
 
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         rows = len(tokens)
         assert rows == len(self.lengths), "one token for each row"
+        self._wrote(tokens.tolist())
         if self._step is None:
             self._step = self._prepared(slice(0, rows), rows, 1, self._logits[:rows])
         if self.positioned:
@@ -129,30 +137,38 @@ class OnnxSession:
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
         """Append some tokens to each row, or none; logits of what follows the last of each, or every token."""
         found = []
+        self._wrote(texts[0])
         for row, text in enumerate(texts):
-            if not len(text):
-                continue
-            after = int(self.lengths[row]) + len(text)
-            if after > self.capacity:
-                raise InputError(f"a text of {after} tokens is longer than {self.capacity}", where="prompt")
-            logits = np.empty((1, len(text) if every else 1, self.vocab), np.float32)
-            self._read(slice(row, row + 1), np.array(text)[None], np.array([after]), logits)
-            self.lengths[row] = after
-            found.append(logits[0])
+            before = int(self.lengths[row])
+            if before + len(text) > self.capacity:
+                raise InputError(
+                    f"a text of {before + len(text)} tokens is longer than {self.capacity}", where="prompt"
+                )
+            for first in range(0, len(text), CHUNK):
+                ids = np.array(text[first : first + CHUNK])[None]
+                last = first + ids.shape[1] == len(text)
+                logits = np.empty((1, ids.shape[1] if every else 1, self.vocab), np.float32)
+                self._read(slice(row, row + 1), ids, np.array([before + first + ids.shape[1]]), logits)
+                if every or last:
+                    found.append(logits[0])
+            self.lengths[row] = before + len(text)
         return np.concatenate(found)
-
-    def forget(self, counts: Rows) -> None:
-        """Take back the last tokens of each row, `[rows]`."""
-        self.lengths = self.lengths - counts
 
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order."""
         if len(rows) == len(self.lengths) and np.array_equal(rows, np.arange(len(rows))):
             return
         self._grow(len(rows), keep=len(self.lengths))
+        self._text = None
         self.lengths = self.lengths[rows]
         self._cache.select(rows, int(self.lengths.max(initial=0)))
         self._step = None
+
+    def _take(self, row: int, tokens: int) -> Kept:
+        return self._cache.take(row, tokens)
+
+    def _put(self, row: int, kept: Kept, tokens: int) -> None:
+        self._cache.put(row, kept, tokens)
 
     def _read(self, rows: slice, ids: Array, lengths: Array, logits: Array | None = None) -> None:
         """Read `ids` `[rows, time]` behind what the rows have; `lengths` are those afterwards.

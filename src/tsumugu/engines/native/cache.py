@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsumugu.engines.native.library import Cache, Network
+from tsumugu.engines.prefixes import Kept
 
 UNIT = 16
 """Places come in panels of so many."""
 
 Array = NDArray[Any]
-Kept = tuple[Array, ...]
-"""Keys, values and their scales of one text: `[layers, kv_heads, …]`."""
 
 
 class KeysAndValues:
@@ -44,7 +43,7 @@ class KeysAndValues:
         self.pointers = Cache(*pointers, rows, panels * UNIT, bits)
 
     def take(self, row: int, tokens: int) -> Kept:
-        """A copy of the first tokens of a text."""
+        """A copy of the first tokens of a text: keys, values and their scales, `[layers, kv_heads, …]`."""
         return tuple(part[:, row].copy() for part in self._begin(tokens))
 
     def put(self, row: int, kept: Kept, tokens: int) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tsumugu.core.errors import CheckpointError
 from tsumugu.engines.native.library import Cache, Layer, Matrix, Network, load_library
-from tsumugu.engines.native.prefixes import Prefixes
 
 WEIGHTS = "weights.bin"
 SMALL = 8_000_000
@@ -40,7 +39,7 @@ class Engine:
     def __init__(
         self, folder: Path, record: Mapping[str, Any], *, vocab: int, threads: int, cache_bits: int = 32
     ) -> None:
-        self.vocab, self.cache_bits, self.prefixes = vocab, cache_bits, Prefixes()
+        self.vocab, self.cache_bits = vocab, cache_bits
         self._alone = threading.Lock()
         self._library = load_library()
         self._weights = read_weights(folder / WEIGHTS, record["bytes"])

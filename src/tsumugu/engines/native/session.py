@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError
 from tsumugu.engines.native.cache import KeysAndValues
 from tsumugu.engines.native.network import Engine
-from tsumugu.engines.native.prefixes import LEAST, common
+from tsumugu.engines.prefixes import Kept, Prefixes
+from tsumugu.engines.recalling import RecallingSession
 from tsumugu.engines.session import Logits, Rows
 
 TOGETHER = 512
@@ -19,44 +20,22 @@ TOGETHER = 512
 Tokens = NDArray[np.int32]
 
 
-class NativeSession:
+class NativeSession(RecallingSession):
     """`tsumugu.engines.session.TokenSession` for a decoder that the kernels run.
 
     A text computes what it would compute alone, whatever is read beside it: nothing is padded.
 
     Args:
         engine: the network, opened.
+        prefixes: what is kept of earlier texts.
         batch: texts that there is room for; more make it anew.
         capacity: the longest a text may become, in tokens.
     """
 
-    def __init__(self, engine: Engine, *, batch: int, capacity: int) -> None:
-        self.engine, self.capacity = engine, capacity
-        self.lengths = np.zeros(0, np.int64)
-        self._text: list[int] | None = None
+    def __init__(self, engine: Engine, prefixes: Prefixes, *, batch: int, capacity: int) -> None:
+        super().__init__(prefixes, capacity)
+        self.engine = engine
         self._allocate(batch)
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
-        """Read prompts; logits `[rows, vocab]` of what follows each.
-
-        What is known from earlier sessions, and what all prompts begin with, is not read again.
-        """
-        self.begin(len(prompts))
-        known = self.recall(0, prompts[0])
-        shared = min((common(prompts[0], prompt[:-1]) for prompt in prompts[1:]), default=0)
-        if shared >= LEAST:
-            if shared > known:
-                self.extend([prompts[0][known:shared], *([] for _ in prompts[1:])])
-                self.keep(0, prompts[0][:shared])
-            self.select(np.zeros(len(prompts), np.int64))
-            self.forget(self.lengths - shared)
-        elif len(prompts) > 1:
-            self.forget(self.lengths)
-        logits = self.extend([prompt[length:] for prompt, length in zip(prompts, self.lengths.tolist(), strict=True)])
-        if len(prompts) == 1:
-            self.keep(0, prompts[0])
-            self._text = list(prompts[0])
-        return logits
 
     def begin(self, rows: int) -> None:
         """Rows without any token."""
@@ -64,33 +43,12 @@ class NativeSession:
             self._allocate(rows)
         self.lengths, self._text = np.zeros(rows, np.int64), None
 
-    def recall(self, row: int, text: Sequence[int]) -> int:
-        """Fill an empty row with as much of a text as is known, its last token apart; gives how many tokens."""
-        known, kept = self.engine.prefixes.find(text[: min(len(text), self.capacity) - 1])
-        if kept is not None:
-            self._cache.put(row, kept, known)
-            self.lengths[row] = known
-        return known
-
-    def keep(self, row: int, text: Sequence[int]) -> None:
-        """Let later texts begin from what a row has read, which is `text`."""
-        prefixes = self.engine.prefixes
-        if len(text) >= prefixes.find(text)[0] + LEAST:
-            prefixes.keep(text, self._cache.take(row, len(text)))
-
-    def close(self) -> None:
-        """No more tokens come; the only text may be begun from again."""
-        if self._text is not None and len(self._text) == self.lengths[0]:
-            self.keep(0, self._text)
-        self._text = None
-
     def step(self, tokens: Rows) -> Logits:
         """Append one token to each row; logits `[rows, vocab]`."""
         count = len(tokens)
         assert count == len(self.lengths), "one token for each row"
         rows = np.arange(count, dtype=np.int32)
-        if self._text is not None:
-            self._text += tokens.tolist()
+        self._wrote(tokens.tolist())
         return self._read(tokens.astype(np.int32), rows, self.lengths.astype(np.int32), rows, np.ones(count, np.int64))
 
     def extend(self, texts: Sequence[Sequence[int]], *, every: bool = False) -> Logits:
@@ -99,19 +57,12 @@ class NativeSession:
         if (self.lengths + counts).max(initial=0) > self.capacity:
             longest = int((self.lengths + counts).max())
             raise InputError(f"a prompt of {longest} tokens is longer than {self.capacity}", where="prompt")
-        if self._text is not None:
-            self._text += texts[0]
+        self._wrote(texts[0])
         ids = np.concatenate([np.asarray(text, np.int32) for text in texts])
         rows = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
         positions = np.concatenate([np.arange(count) for count in counts]) + self.lengths[rows]
         wanted = np.arange(len(ids)) if every else np.cumsum(counts)[counts > 0] - 1
         return self._read(ids, rows, positions.astype(np.int32), wanted.astype(np.int32), counts)
-
-    def forget(self, counts: Rows) -> None:
-        """Take back the last tokens of each row, `[rows]`."""
-        self.lengths = self.lengths - counts
-        if self._text is not None:
-            del self._text[int(self.lengths[0]) :]
 
     def select(self, rows: Rows) -> None:
         """Go on with `rows` in that order."""
@@ -125,6 +76,12 @@ class NativeSession:
             self._cache.take_over(before)
         self.lengths = self.lengths[rows]
         self._cache.reorder(rows, int(self.lengths.max(initial=0)))
+
+    def _take(self, row: int, tokens: int) -> Kept:
+        return self._cache.take(row, tokens)
+
+    def _put(self, row: int, kept: Kept, tokens: int) -> None:
+        self._cache.put(row, kept, tokens)
 
     def _allocate(self, rows: int) -> None:
         network = self.engine.network

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-
-from tsumugu.engines.native.cache import Kept
+from numpy.typing import NDArray
 
 ROOM = 256 << 20
 """Bytes that are kept at most; what was used longest ago goes first."""
 LEAST = 32
 """Tokens below which reading again is as quick."""
+
+Kept = tuple[NDArray[Any], ...]
+"""Keys and values of one text, in the order of an engine."""
 
 
 class Prefixes:

@@ -18,6 +18,7 @@ from tests.models import references
 import tsumugu as tg
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import FAMILIES
+from tsumugu.engines.measure import Limits, phases
 from tsumugu.engines.onnx_model import OnnxModel
 from tsumugu.engines.onnx_seq2seq_session import seated
 from tsumugu.engines.onnx_weights import Scheme
@@ -169,6 +170,8 @@ def test_what_cannot_be_done_is_said(pairs: Any, shelf: Any, cache: Path) -> Non
         tg.generate(quick, [[99]])
     with pytest.raises(InputError, match="encoder-decoder only writes texts; use"):
         quick([[1, 2]])
+    with pytest.raises(InputError, match="only decoders are measured"):
+        phases(quick, Limits({1: 1.0}, 1.0), threads=1)
     session = open_session(quick, batch=1, capacity=2)
     session.start([[5]])
     session.step(np.array([5]))

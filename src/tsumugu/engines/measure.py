@@ -77,8 +77,11 @@ def phases(model: Any, limits: Limits, *, threads: int) -> list[Phase]:
     """Let a decoder work and compare with the limits.
 
     Raises:
-        InputError: the model does not write text.
+        InputError: the model does not write text, or an encoder reads for it.
     """
+    if getattr(model.config, "decoder_start_token_id", None) is not None:
+        what = "an encoder-decoder reads and writes by different weights, and only decoders are measured"
+        raise InputError(what, where="model", mend="name a decoder such as smollm2")
     weights, products = _weights(model)
     bandwidth = limits.bandwidth[threads]
     longest = int(model.config.max_positions)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
-from tests.tuning.samples import BAD, GOOD, THINGS, inference, likeness, titles
+from tests.tuning.samples import BAD, GOOD, THINGS, inference, likeness, sentiment, titles
 from tests.tuning.test_finetune import recipe
 from tests.tuning.test_losses import write
 
@@ -45,6 +45,24 @@ def test_pairs_are_ranked_as_by_the_judge(judge):
     ours = ranking(first, torch.cat([second, third]), numbers[:9], numbers[9:])
     wanted = losses.MultipleNegativesRankingLoss(model).compute_loss_from_embeddings([first, second, third], None)
     assert float(ours) / 9 == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "method"),
+    [(TASK, likeness, "full"), (TASK, inference, "full"), ("text-classification", sentiment, "setfit")],
+)
+def test_how_a_step_is_cut_changes_nothing(task, rows, method, tmp_path, tiny):
+    still = {"config": {"dropout": 0.0, "attention_dropout": 0.0}, "method": method}
+    found = []
+    for at_once in (None, 3):
+        sections = {"model": still, "train": {"micro_batch": at_once, "epochs": 1}}
+        values = recipe(tmp_path, tiny(), task, rows()[:20], **sections)
+        run = tg.finetune(values, tmp_path / f"run-{at_once}", quiet=True)
+        found.append((run.result.best_loss, load_model(run.model).state_dict()))
+    (whole, weights), (cut, others) = found
+    assert cut == pytest.approx(whole, rel=1e-5)
+    for name, each in weights.items():
+        assert torch.allclose(each, others[name], atol=1e-5), name
 
 
 def test_equal_texts_are_no_negatives(judge):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,7 +56,9 @@ class TaskObjective(ABC):
         solver: the task of a pipeline that the tuned model solves, and by whose score the best weights are chosen;
             None where the loss chooses.
         term: the name of its loss.
-        compares: whether the rows of a batch are compared with one another; lengths are mixed then.
+        whole: whether the loss is of all rows of a step together; they are computed in pieces then, see `in_pieces`.
+        compares: whether, beyond that, lengths are mixed.
+        at_once: of a loss of the whole, rows that are computed at once; all when None.
         weights: the share of each loss in the whole: this one is all.
     """
 
@@ -65,7 +67,9 @@ class TaskObjective(ABC):
     head: ClassVar[str]
     solver: ClassVar[str | None]
     term: ClassVar[str] = "label"
+    whole: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    at_once: int | None = None
 
     def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:
         self.tokenizer, self.data, self.loss = tokenizer, data, loss
@@ -152,3 +156,30 @@ class TaskObjective(ABC):
 def body(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a batch, what the network reads."""
     return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in inputs}
+
+
+def in_pieces(encode: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor], at_once: int | None) -> Tensor:
+    """What `encode` makes of texts, as if of all together, with the memory of `at_once` of them.
+
+    Each piece is computed a second time on the way back. A loss of all texts has its exact gradients so.
+
+    Args:
+        encode: makes `[texts, dim]` of what the network reads.
+        inputs: `[texts, time]` each, padded on the right.
+        at_once: texts of a piece at most; all when None.
+
+    Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache);
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (the second computation, by torch).
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    ids = inputs["input_ids"]
+    if at_once is None or len(ids) <= at_once:
+        return encode(inputs)
+    lengths = inputs["attention_mask"].sum(1) if "attention_mask" in inputs else torch.full((len(ids),), ids.shape[1])
+    order, found = lengths.argsort(stable=True), []
+    for piece in torch.split(order, at_once):
+        mine = {key: each[piece, : int(lengths[piece].max())] for key, each in inputs.items()}
+        found.append(checkpoint(encode, mine, use_reentrant=False) if torch.is_grad_enabled() else encode(mine))
+    return torch.cat(found)[order.argsort()]

@@ -20,7 +20,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.examples import ChoiceExample, Examples, SimilarityExample
 from tsumugu.objectives.base import Batch
 from tsumugu.tasks.sentence_embedding import Pooling, pooling_files, read_pooling
-from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,7 @@ class SentenceSimilarity(TaskObjective):
     head: ClassVar[str] = "base"
     solver: ClassVar[str | None] = "sentence-similarity"
     term: ClassVar[str] = "pair"
+    whole: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
     @classmethod
@@ -156,9 +157,12 @@ class SentenceSimilarity(TaskObjective):
 
         from tsumugu.blocks.heads import pool
 
-        asked = body(inputs)
-        real = asked.get("attention_mask", torch.ones_like(asked["input_ids"]))
-        return pool(model(**asked).last_hidden_state, real, self.pooling.mode).float()
+        def encode(asked: dict[str, Tensor]) -> Tensor:
+            real = asked.get("attention_mask", torch.ones_like(asked["input_ids"]))
+            return pool(model(**asked).last_hidden_state, real, self.pooling.mode).float()
+
+        texts = len(inputs["input_ids"]) // int(inputs.get("pairs", len(inputs["input_ids"])))
+        return in_pieces(encode, body(inputs), None if self.at_once is None else self.at_once * texts)
 
 
 def ranking(first: Tensor, others: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:

@@ -162,6 +162,9 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
         for name, each in model.named_parameters():
             each.requires_grad_(name.partition(".")[0] in HEADS)
     objective = kind(model, tokenizer, recipe.data, recipe.loss)
+    micro_batch = train.micro_batch
+    if kind.whole:
+        objective.at_once, micro_batch = micro_batch, None
     objective.begin(model, splits.train)
     chosen = splits.validation[: recipe.evaluation.rows]
     rows, kept = objective.rows(splits.train), objective.rows(chosen)
@@ -171,7 +174,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
             rows,
             objective.batch,
             batch=batch,
-            micro_batch=train.micro_batch,
+            micro_batch=micro_batch,
             parts=world.data_size,
             seed=train.seed,
             by_length=recipe.data.by_length and not kind.compares,
@@ -189,7 +192,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     model.to(world.device)
 
     def batches() -> Iterator[Batch]:
-        yield from held_back(kept, objective.batch, micro_batch=2 * (train.micro_batch or train.batch))
+        yield from held_back(kept, objective.batch, micro_batch=2 * (micro_batch or train.batch))
 
     judged = kind.judged(chosen)
 

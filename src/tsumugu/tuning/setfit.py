@@ -23,7 +23,7 @@ import numpy as np
 
 from tsumugu.core.errors import ConfigError, MissingExtraError
 from tsumugu.data.labelled.examples import Examples
-from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces
 from tsumugu.tuning.classification import TextClassification
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class FewShotClassification(TextClassification):
     """One of several labels, of which there are only a few examples each."""
 
     term: ClassVar[str] = "pair"
+    whole: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
     def begin(self, model: Model, examples: Examples) -> None:
@@ -64,9 +65,12 @@ class FewShotClassification(TextClassification):
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from torch.nn import functional
 
-        with classified(model) as seen:
-            model(**body(inputs))
-        vectors = functional.normalize(seen[0].float(), dim=-1)
+        def encode(asked: dict[str, Tensor]) -> Tensor:
+            with classified(model) as seen:
+                model(**asked)
+            return seen[0].float()
+
+        vectors = functional.normalize(in_pieces(encode, body(inputs), self.at_once), dim=-1)
         return {"pair": len(vectors) * apart(vectors @ vectors.T, inputs["labels"])}
 
     def settle(self, model: Model) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 LENGTH = 160
 """Tokens of a program at most; of the right ones in the data nine in ten are shorter."""
+SHOWN = 3
+"""Solved problems before each, where the data have some for that: so MBPP is asked (Austin et al. 2021, 3.1)."""
 SIMPLE, NEAREST = "first-argument", "nearest"
 """A function that gives back what it is given; the solution of the most similar problem of training under its name."""
 
@@ -33,8 +35,10 @@ def solve(data: Path, folder: Path, models: Sequence[str], *, limit: int) -> Non
         path.write_text("".join(json.dumps(each) + "\n" for each in found), "utf-8")
         cell(folder / name, lambda path=path: evaluate_programs(test, execute=True, completions=path, limit=limit))
     for name in models:
-        task = tg.pipeline("text-generation", name)
+        task = tg.pipeline("text-generation", name, engine="auto")
         made = partial(evaluate_programs, test, execute=True, model=task, limit=limit)
+        if (solved := data / "prompt.jsonl").is_file():
+            made = partial(made, shots=SHOWN, train=solved)
         cell(folder / name, partial(made, name=name, options={"max_new_tokens": LENGTH}))
 
 

@@ -14,7 +14,8 @@ import pytest
 
 import tsumugu as tg
 from tsumugu.cli import main
-from tsumugu.evaluation.code_generation import complete, read_problems
+from tsumugu.core.errors import InputError
+from tsumugu.evaluation.code_generation import complete, read_problems, read_shown
 from tsumugu.evaluation.evaluate import evaluate_programs
 from tsumugu.evaluation.isolation import run_program, walls
 
@@ -211,6 +212,10 @@ def test_a_model_writes_and_is_judged(problems: Path, decoder_folder: Path) -> N
     assert len(set(item.extra["completions"])) > 1
     one = read_problems(problems, limit=1)[0]
     side_by_side = list(complete(task, [one, replace(one, prompt="def f(x):"), one], 1, {"max_new_tokens": 6}))
+    shown = list(complete(task, [one], 1, {"max_new_tokens": 6}, read_shown(problems, 1)))
+    assert shown != side_by_side[:1]
+    with pytest.raises(InputError, match="name a file of them with train"):
+        evaluate_programs(problems, execute=True, model=task, shots=1)
     assert side_by_side[0] == side_by_side[2] == next(complete(task, [one], 1, {"max_new_tokens": 6}))
 
 

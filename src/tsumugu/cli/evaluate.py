@@ -42,7 +42,7 @@ def evaluate(
     label_map: Annotated[
         list[str] | None, Parameter(negative="", help="THEIRS=OURS: the data's name for a label of the model.")
     ] = None,
-    shots: Annotated[int, Parameter(help="Examples of training that a prompt shows.")] = 0,
+    shots: Annotated[int, Parameter(help="Examples of --train that a prompt shows.")] = 0,
     prompt_language: Annotated[Literal["en", "ja"] | None, Parameter(help="Of the prompt.")] = None,
     calibration: Annotated[Literal["none", "contextual", "pmi"] | None, Parameter(help="Of prompted labels.")] = None,
     name: Annotated[str | None, Parameter(help="What the system is called.")] = None,
@@ -53,7 +53,7 @@ def evaluate(
     json: Annotated[bool, Parameter(negative="", help="The results as JSON.")] = False,
     split: Annotated[str, Parameter(group=_DATA, help="Of a folder or a data set.")] = "test",
     train: Annotated[
-        str | None, Parameter(group=_DATA, help="What a baseline learns from, and whose labels hold.")
+        str | None, Parameter(group=_DATA, help="What a baseline learns from, shots are of, and whose labels hold.")
     ] = None,
     kind: Annotated[str | None, Parameter(group=_DATA, help="Of the data; guessed from its columns.")] = None,
     format: Annotated[str | None, Parameter(group=_DATA, help="Overrules the suffix: jsonl, conll, glue, …")] = None,
@@ -126,6 +126,8 @@ def evaluate(
             predictions,
             execute=execute,
             samples=1 if samples is None else samples,
+            shots=shots,
+            train=train,
             k=k or "1",
             seconds=5.0 if time_limit is None else time_limit,
             loading={"dtype": dtype, "device": device, "engine": "auto" if device == "cpu" else "torch"},

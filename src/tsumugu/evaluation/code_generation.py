@@ -107,7 +107,29 @@ def read_completions(path: str | Path, problems: Sequence[Problem]) -> list[list
     return [by_id[each.id] for each in problems]
 
 
-def complete(task: Any, problems: Sequence[Problem], samples: int, options: Mapping[str, Any]) -> Iterator[list[str]]:
+def read_shown(path: str | Path | None, shots: int) -> list[Problem]:
+    """The first problems of a file, with their solutions, for prompts to show.
+
+    Raises:
+        InputError: there are not so many, or one has no solution.
+    """
+    if not shots:
+        return []
+    if path is None or shots < 0:
+        raise InputError("there are no solved problems to show", where="shots", mend="name a file of them with train")
+    found = read_problems(path, limit=shots)
+    if len(found) < shots or not all(each.solution.strip() for each in found):
+        raise InputError(f"there are no {shots} problems with solutions", where=str(path))
+    return found
+
+
+def complete(
+    task: Any,
+    problems: Sequence[Problem],
+    samples: int,
+    options: Mapping[str, Any],
+    shown: Sequence[Problem] = (),
+) -> Iterator[list[str]]:
     """What a model writes for each problem: `samples` programs, drawn where there are several.
 
     Args:
@@ -115,13 +137,18 @@ def complete(task: Any, problems: Sequence[Problem], samples: int, options: Mapp
         problems: in the order of what is given.
         samples: for each.
         options: of generation; where programs are drawn, temperature 0.8 and top-p 0.95 when left out.
+        shown: solved problems that stand before each. Source: Austin et al. 2021, section 3.1.
     """
     drawn = {"temperature": 0.8, "top_p": 0.95, "seed": 0, "num_return_sequences": samples} if samples > 1 else {}
     # Programs that are drawn are to depend on no other problem.
     at_once = TOGETHER if samples == 1 else 1
+    solved = [
+        f"{each.prompt}{each.solution.rstrip()}\n{'[DONE]' if each.form == 'mbpp' else ''}\n\n".replace("\r\n", "\n")
+        for each in shown
+    ]
     for form, mine in groupby(problems, key=lambda each: each.form):
         asked = {"max_new_tokens": 384, "stop_strings": STOPS[form], **drawn, **options}
-        while some := [each.prompt for each in islice(mine, at_once)]:
+        while some := ["".join(solved) + each.prompt for each in islice(mine, at_once)]:
             for found in task(some, return_full_text=False, **asked):
                 yield [one["generated_text"] for one in found]
 

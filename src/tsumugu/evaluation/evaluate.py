@@ -233,6 +233,8 @@ def evaluate_programs(
     model: Any = None,
     completions: str | Path | None = None,
     samples: int = 1,
+    shots: int = 0,
+    train: str | Path | None = None,
     k: Sequence[int] = (1,),
     seconds: float = 5.0,
     limit: int | None = None,
@@ -249,6 +251,7 @@ def evaluate_programs(
         model: a source, or a task of text generation.
         completions: a file of rows with `task_id` and `completion`, in place of a model.
         samples: programs of each problem that the model writes; 0 judges the solutions of the data.
+        shots: how many solved problems stand before each, the first of `train`, a file in the same form.
         k: of pass@k.
         seconds: that a program may take.
         limit, name, options, settings, progress: as of `evaluate`.
@@ -256,7 +259,7 @@ def evaluate_programs(
     Raises:
         InputError: nothing may be run, or there are fewer samples than k.
     """
-    from tsumugu.evaluation.code_generation import KIND, complete, judge, read_completions, read_problems
+    from tsumugu.evaluation.code_generation import KIND, complete, judge, read_completions, read_problems, read_shown
     from tsumugu.evaluation.metrics import pass_at_k
 
     if not execute:
@@ -278,7 +281,7 @@ def evaluate_programs(
         pass_at_k(samples, 0, max(k))
         task = model if isinstance(model, Task) else pipeline("text-generation", model)
         written = []
-        for each in complete(task, problems, samples, options or {}):
+        for each in complete(task, problems, samples, options or {}, read_shown(train, shots)):
             written.append(each)
             if progress is not None:
                 progress(1)

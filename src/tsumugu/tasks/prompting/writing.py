@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from tsumugu.core.errors import InputError
-from tsumugu.tasks.prompting.base import Prompted, common, vote, votes_of
+from tsumugu.tasks.prompting.base import Prompted, vote, votes_of
 
 GENERATION = frozenset(
     {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
@@ -72,9 +72,12 @@ class PromptedWriting(Prompted):
         while True:
             (prompt,) = self._prompts([{self.fields[0]: text}], self.defaults)
             ids = self._ids(prompt, self.defaults)
-            whole = [*self._with(prompt, ids, line, self.defaults), end]
+            whole = self._with(prompt, ids, line, self.defaults)
+            if whole[: len(ids)] != ids:  # a token lies across the two, and the model will be asked without it
+                whole = [*ids, *self.tokenizer.encode(f"{prompt.lead}{line}", add_special_tokens=False)]
+            whole = [*whole, end]
             if len(whole) <= limit:
-                return whole, len(common([ids, whole]))
+                return whole, len(ids)
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             kept = len(offsets) - (len(whole) - limit)
             if kept < 1:

@@ -13,7 +13,8 @@ import torch
 from tests.models.references import spread
 
 import tsumugu as tg
-from tsumugu.anatomy.edits import Edit, counterfactuals, edited, marked
+from tsumugu.anatomy.candidates import Edit, edited, marked, negated_endings
+from tsumugu.anatomy.edits import counterfactuals
 from tsumugu.anatomy.targets import ask
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError
@@ -96,17 +97,16 @@ def test_a_masked_model_suggests_words(model: Model, tokenizer: Any, encoder_fol
     assert alone.passes <= 12
 
 
-def test_pairs_and_japanese(model: Model, tokenizer: Any) -> None:
+def test_pairs_and_endings(model: Model, tokenizer: Any) -> None:
     question = ask("nli", model, tokenizer, TEXT, "a class")
     found = counterfactuals(model, tokenizer, question, passes=500)
     assert all(len(each.texts) == 2 for each in found.found)
-    from tsumugu.anatomy.edits import _japanese
-
     changed = {
-        edited(["駅は近いです。店はあります。"], [each])[0] for each in _japanese(["駅は近いです。店はあります。"])
+        edited(["駅は近いです。店はあります。"], [each])[0]
+        for each in negated_endings(["駅は近いです。店はあります。"])
     }
     assert changed == {"駅は近くないです。店はあります。", "駅は近いです。店はありません。"}
-    assert edited(["静かではない。"], list(_japanese(["静かではない。"]))) == ("静かだ。",)
+    assert edited(["静かではない。"], list(negated_endings(["静かではない。"]))) == ("静かだ。",)
 
 
 def test_deleting_leaves_no_double_space_and_marks_tell_all() -> None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from tsumugu.anatomy import edits as turning
 from tsumugu.anatomy import influence
+from tsumugu.anatomy.candidates import marked
 from tsumugu.anatomy.charts import COLOURS, GRID, chart, lines
 from tsumugu.anatomy.contributions import Contributions
 from tsumugu.anatomy.edits import Counterfactuals
@@ -193,7 +194,7 @@ def _attention(weights: torch.Tensor, question: Question) -> Iterator[tuple[str,
 def _edited(found: Counterfactuals, question: Question) -> list[tuple[str, float, list[tuple[str, str]]]]:
     """Each edited text: the answer, its probability, and what was kept, taken away and put in."""
     shown = found.found or ([] if found.closest is None else [found.closest])
-    return [(each.label, each.chance, turning.marked(question.texts, each.edits)) for each in shown]
+    return [(each.label, each.chance, marked(question.texts, each.edits)) for each in shown]
 
 
 def _parts(found: Contributions) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,10 +43,8 @@ class NearestFlags:
 
     def check(self) -> None:
         """Refuse what does not fit together, before anything is loaded."""
-        others = ("by", "checkpoints", "layers", "top")
-        given = [name for name in others if getattr(self, name) is not None]
-        if self.nearest is None and given:
-            raise InputError(f"--{given[0]} needs labelled data", mend="give --nearest FILE")
+        if self.nearest is None:
+            _refuse(self, ("by", "checkpoints", "layers", "top"), "needs labelled data", mend="give --nearest FILE")
         if self.nearest is not None and not self.nearest.exists():
             raise InputError("there is no such file", where=f"--nearest {self.nearest}")
         if self.by == "embedding" and (self.checkpoints is not None or self.layers is not None):
@@ -68,9 +66,8 @@ class EditFlags:
 
     def check(self) -> None:
         """Refuse what does not fit together, before anything is loaded."""
-        given = [name for name in ("editor", "passes") if getattr(self, name) is not None]
-        if given and not self.edits:
-            raise InputError(f"--{given[0]} is for edits", mend="give --edits too")
+        if not self.edits:
+            _refuse(self, ("editor", "passes"), "is for edits", mend="give --edits too")
         if self.passes is not None and self.passes < 2:
             raise InputError(f"{self.passes} texts are too few", where="--passes", mend="at least 2")
 
@@ -85,8 +82,15 @@ class PartFlags:
 
     def check(self) -> None:
         """Refuse what does not fit together, before anything is loaded."""
-        if self.against is not None and not self.parts:
-            raise InputError("--against is for the parts of a decoder", mend="give --parts too")
+        if not self.parts:
+            _refuse(self, ("against",), "is for the parts of a decoder", mend="give --parts too")
+
+
+def _refuse(flags: object, names: Sequence[str], said: str, *, mend: str) -> None:
+    """Refuse the first of the options that is given, where the one that they belong to is not."""
+    for name in names:
+        if getattr(flags, name) is not None:
+            raise InputError(f"--{name} {said}", mend=mend)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """How true explanations are: completeness, deletion, random weights, and captum by hand on the reference model.
 
-Prints a row of Markdown for each model and method; figures are means over a few texts, but for the two differences,
-which are the largest ones.
+Prints three tables in Markdown. For each model and method: figures are means over a few texts, but for the two
+differences, which are the largest ones. The check with random weights again on texts of 50 to 70 words, of which chance
+makes smaller correlations. And for each task, how far the sums of the methods that promise to be complete miss.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,8 +21,9 @@ from transformers import BertModel, LlamaForCausalLM
 
 import tsumugu as tg
 from benchmarks.harness import Report
-from tsumugu.anatomy.explain import Explanation, explain
+from tsumugu.anatomy.explain import COMPLETE, METHODS, Explanation, explain
 from tsumugu.anatomy.targets import Question, ask
+from tsumugu.core.registry import TASKS as TASK_NAMES
 from tsumugu.engines.torch import load_model
 from tsumugu.hub.resolve import pull
 
@@ -38,6 +41,35 @@ PROMPTS = (
     "My mother's sister is my",
     "Monday, Tuesday, Wednesday,",
 )
+LONG = (
+    "The night train to the coast was late again, so the passengers sat in the small waiting room and talked "
+    "about the weather, the price of bread and the old bridge that the council wants to close. When it came "
+    "at last, nobody hurried. They folded their papers, picked up their bags and walked slowly along the wet "
+    "platform to the last carriage, which is always warm.",
+    "My grandmother kept bees behind the house, eleven white boxes in a row under the cherry trees. She never"
+    " wore gloves, and she spoke to them while she worked, about the harvest, about letters from my uncle, "
+    "about the cold spring of the year before. In autumn she filled jars until midnight, and the whole "
+    "kitchen smelt of wax and smoke for weeks, even the towels.",
+    "The new library opened on Monday with a long speech by the mayor and a short one by the architect. Most "
+    "visitors went straight to the top floor, where a wide window looks over the river and the harbour. The "
+    "shelves are still half empty, but the reading room is quiet, the chairs are good, and on the first "
+    "evening every single place was taken by eight.",
+)
+OTHERS = (
+    "Travellers wait at a station for a delayed train.",
+    "A woman takes care of her hives and makes honey.",
+    "A building for books welcomes its first readers.",
+)
+FEW = 5
+"""Orders of Shapley values of long texts, and of the sums of tasks: any number sums up."""
+TASKS: dict[str, tuple[str, ...]] = {
+    "text-classification": ("A warm and funny story, a little too long.",),
+    "nli": ("Two dogs run through the snow.", "Animals are outside."),
+    "ner": ("Anna Berg moved from Oslo to Madrid in May.",),
+    "question-answering": ("Who moved?", "Anna Berg moved from Oslo to Madrid in May."),
+    "sts": PAIRS[0],
+    "fill-mask": ("The capital of France is [MASK].",),
+}
 COLUMNS = (
     "model",
     "method",
@@ -57,7 +89,7 @@ def run(report: Report) -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * (len(COLUMNS) - 2)}", flush=True)
     few = 1 if report.smoke else None
     for name, methods, cases in (
-        ("minilm", ("integrated-gradients", "shapley", "occlusion", "input-x-gradient"), _likeness(few)),
+        ("minilm", METHODS, _likeness(few)),
         ("smollm2", ("shapley", "occlusion", "input-x-gradient"), _next_token(few)),
     ):
         if report.smoke and name == "smollm2":
@@ -66,6 +98,53 @@ def run(report: Report) -> None:
         for method in methods:
             rows = [_judged(*case, method) for case in asked]
             _print(name, method, rows)
+    _at_length(few)
+    _completeness(few)
+
+
+def _at_length(few: int | None) -> None:
+    """Rank correlations with attributions of shuffled weights, where chance has little room."""
+    print("\n| model | method | tokens | with random weights | by chance |\n|---|---|--:|--:|--:|", flush=True)
+    minilm, smollm2 = pull("minilm").path, None if few else pull("smollm2").path
+    for path, methods in (
+        (minilm, METHODS),
+        (smollm2, ("occlusion", "input-x-gradient")),
+    ):
+        if path is None:
+            continue
+        model, tokenizer = load_model(path), tg.load_tokenizer(path)
+        task = "sts" if path == minilm else "text-generation"
+        for method in methods:
+            found = []
+            for text, other in list(zip(LONG, OTHERS, strict=True))[:few]:
+                question = ask(task, model, tokenizer, *((text, other) if task == "sts" else (text,)))
+                found.append(explain(model, question, method=method, samples=FEW, check=True))
+            counts = [each.fixed.count(False) for each in found]
+            alike = statistics.mean(abs(each.checks["rank_correlation_with_random_weights"]) for each in found)
+            # Of n ranks a correlation's deviation is 1 / sqrt(n - 1); its absolute value is 0.8 of that on average.
+            chance = statistics.mean(0.8 / math.sqrt(count - 1) for count in counts)
+            length = f"{min(counts)} to {max(counts)}"
+            name = "minilm" if task == "sts" else "smollm2"
+            print(f"| {name} | {method} | {length} | {alike:.2f} | {chance:.2f} |", flush=True)
+
+
+def _completeness(few: int | None) -> None:
+    """How far attributions miss the difference that they promise to sum up to; heads that minilm lacks are random."""
+    print(f"\n| task | {' | '.join(COMPLETE)} |\n|---|--:|--:|", flush=True)
+    path = pull("minilm").path
+    for task, texts in list(TASKS.items())[:few]:
+        torch.manual_seed(0)
+        model, tokenizer = load_model(path, task=TASK_NAMES.canonical(task), strict=False), tg.load_tokenizer(path)
+        _missed(task, model, ask(task, model, tokenizer, *texts))
+    if few is None:
+        path = pull("smollm2").path
+        model = load_model(path)
+        _missed("text-generation", model, ask("text-generation", model, tg.load_tokenizer(path), PROMPTS[0]))
+
+
+def _missed(task: str, model: Any, question: Question) -> None:
+    found = [explain(model, question, method=method, samples=FEW) for method in COMPLETE]
+    print(f"| {task} | {' | '.join(f'{abs(each.missed):.1e}' for each in found)} |", flush=True)
 
 
 def _judged(model: Any, question: Question, theirs: Score, table: Any, method: str) -> tuple[Explanation, float]:
@@ -101,7 +180,7 @@ def _judged(model: Any, question: Question, theirs: Score, table: Any, method: s
 
 def _print(name: str, method: str, rows: list[tuple[Explanation, float]]) -> None:
     found = [each for each, _ in rows]
-    complete = method in ("integrated-gradients", "shapley")
+    complete = method in COMPLETE
     missed = f"{max(abs(each.missed) for each in found):.1e}" if complete else "need not sum"
     areas = [
         statistics.mean(each.checks[key]["area"] for each in found) for key in ("deletion", "random_order", "insertion")

@@ -1,7 +1,7 @@
 """How true explanations are: completeness, deletion, random weights, and captum by hand on the reference model.
 
 Prints three tables in Markdown. For each model and method: figures are means over a few texts, but for the two
-differences, which are the largest ones. The check with random weights again on texts of 50 to 70 words, of which chance
+differences, which are the largest ones. The check with random weights again on texts of 66 or 67 words, of which chance
 makes smaller correlations. And for each task, how far the sums of the methods that promise to be complete miss.
 """
 

@@ -39,3 +39,7 @@ def test_a_file_is_written_and_used(build, tokenizer: Tokenizer, cache: Path, tm
         assert (code, out) == (2, ""), wrong
         assert len(err.splitlines()) == 1
     assert not (tmp_path / "other.gguf").exists()
+    code, out, err = typed("quantize", source, "-o", tmp_path / "small.txt")
+    assert (code, out) == (2, "")
+    assert err.replace("\n", " ").endswith("a quantised model is a GGUF file; end the name in .gguf ")
+    assert not (tmp_path / "small.txt").exists()

@@ -229,9 +229,20 @@ def find_head(source: str | Path, *, adapter: str | Path | None = None, progress
 
     Arguments and errors are those of `load_model`.
     """
+    return find_kind(source, adapter=adapter, progress=progress)[1]
+
+
+def find_kind(
+    source: str | Path, *, adapter: str | Path | None = None, progress: Progress | None = None
+) -> tuple[Family, str]:
+    """The family of a model, and the head that its adapter or checkpoint names, without loading it.
+
+    Arguments and errors are those of `load_model`.
+    """
     source, added = with_adapter(source, adapter, progress=progress)
     task = None if added is None else head_of(added)
-    return recognise(open_checkpoint(resolve(source, progress=progress).path), task)[2]
+    family, _, head, _ = recognise(open_checkpoint(resolve(source, progress=progress).path), task)
+    return family, head
 
 
 def find_family(config: Mapping[str, Any], *, where: str = "config.json") -> Family:

@@ -11,7 +11,9 @@ import torch
 from tsumugu.checkpoints.gguf_write import Storage, write_gguf
 from tsumugu.checkpoints.load import load_tokenizer
 from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError, did_you_mean
+from tsumugu.core.registry import FAMILIES
 from tsumugu.engines.load import load_merged
+from tsumugu.engines.torch import find_kind
 from tsumugu.hub.progress import Progress, Silent
 from tsumugu.models.decoder import Decoder
 from tsumugu.quantization.calibrate import calibrated, matrices
@@ -61,7 +63,7 @@ def quantize(
     Raises:
         ConfigError, UnknownNameError: options that do not go together.
         CheckpointError: the family has no GGUF form, or the file cannot be written.
-        InputError: the texts cannot be read, or are too short.
+        InputError: the target is no GGUF file, or the texts cannot be read, or are too short.
     """
     grid = grid_for(bits, symmetric)
     texts = [calibrate] if isinstance(calibrate, str | Path) else list(calibrate or ())
@@ -72,14 +74,14 @@ def quantize(
         raise ConfigError("gptq needs texts", where="calibrate", mend="name files of text, or choose method nearest")
     if method == "nearest" and texts:
         raise ConfigError("nearest reads no texts", where="calibrate", mend="leave them out, or choose method gptq")
-    path = Path(target).expanduser()
-    path = path if path.suffix == ".gguf" else path / "model.gguf"
+    path = target_file(target)
     progress = progress or Silent()
+    family, _ = find_kind(source, progress=progress)
+    if (gguf := family.gguf) is None:
+        have = " and ".join(name for name in FAMILIES if FAMILIES[name].gguf is not None)
+        what = f"the {family.name} family has no GGUF form here; {have} have"
+        raise CheckpointError(what, where=str(source), mend="quantize= of load_model rounds others for an engine")
     model: Any = load_merged(source, engine="torch", task="causal-lm", progress=progress)
-    gguf = model.family.gguf
-    if gguf is None or not isinstance(model, Decoder):
-        what = f"the {model.family.name} family has no GGUF form here"
-        raise CheckpointError(what, where=str(source), mend="quantize= of load_model rounds it for an engine")
     tokenizer = load_tokenizer(source)
     metadata = {**gguf.metadata(model.config), **to_gguf_metadata(tokenizer, model.config.vocab_size)}
     windows = None
@@ -96,6 +98,20 @@ def quantize(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(path, metadata, theirs, storage=REST, blocks=kinds)
     return path
+
+
+def target_file(target: str | Path) -> Path:
+    """The file that is meant: one that ends in .gguf, or `model.gguf` in a folder.
+
+    Raises:
+        InputError: it ends as a file of another kind does.
+    """
+    path = Path(target).expanduser()
+    if path.suffix == ".gguf":
+        return path
+    if path.suffix[1:].isalpha() and not path.is_dir():
+        raise InputError("a quantised model is a GGUF file", where=str(target), mend="end the name in .gguf")
+    return path / "model.gguf"
 
 
 def grid_for(bits: int, symmetric: bool | None) -> Grid:

@@ -169,7 +169,9 @@ def test_a_pipeline_runs_on_it(both: Both, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [64, 96, 48, 288])
-@pytest.mark.parametrize(("quantize", "bits", "group"), [("int8", 8, 0), ("int4", 4, 0), ("int8", 8, 128)])
+@pytest.mark.parametrize(
+    ("quantize", "bits", "group"), [("int8", 8, 0), ("int4", 4, 0), ("int8", 8, 128), ("int4", 4, 64)]
+)
 def test_quantised_logits_are_those_of_rounded_numbers(
     quantize: str, bits: int, group: int, width: int, engine: str, build: Build, compiled: Compile
 ) -> None:
@@ -177,8 +179,6 @@ def test_quantised_logits_are_those_of_rounded_numbers(
 
     A number on the edge between two may be rounded either way, which one text shows and most do not.
     """
-    if engine == "native" and group:
-        pytest.skip("the kernels have groups of 32")
     heads = {"num_heads": width // 16, "num_kv_heads": 1}
     model = build("llama", hidden_size=width, intermediate_size=96, tie_embeddings=True, **heads)
     quick = compiled(model, quantize=quantize, group=group)
@@ -191,9 +191,10 @@ def test_quantised_logits_are_those_of_rounded_numbers(
             own = scheme.table_bits(width) if table and engine == "onnx" else bits
             own = 8 if table and engine == "native" else own
             if own < 32:
-                size = scheme.group_for(module.in_features, own) if engine == "onnx" else pack.GROUP
+                size = scheme.group_for(module.in_features, own) if engine == "onnx" or group else pack.GROUP
                 module.weight.data = torch.from_numpy(rounded_matrix(engine, module.weight, own, size))
-                module.register_forward_pre_hook(functools.partial(round_inputs, size))
+                given = pack.GROUP if engine == "native" else size
+                module.register_forward_pre_hook(functools.partial(round_inputs, given))
     if engine == "native" or scheme.table_bits(width) < 32:
         model.embeddings.token.weight.data = model.head.weight.data
     rounded = np.stack([following(model, text) for text in texts])
@@ -206,7 +207,7 @@ def rounded_matrix(engine: str, matrix: torch.Tensor, bits: int, group: int) -> 
     """What the numbers of a matrix stand for once it was compiled."""
     whole = matrix.detach().numpy()
     if engine == "native":
-        return pack.round_rows(whole, bits).values()[:, : whole.shape[1]]
+        return pack.round_rows(whole, bits, group).values()[:, : whole.shape[1]]
     return dequantized(quantized(whole, bits, group), whole.shape[1])
 
 

@@ -21,7 +21,6 @@ from tsumugu.engines.native.compile import Writer
 from tsumugu.engines.native.compile import write_network as write_native
 from tsumugu.engines.native.compile_encoder import write_encoder
 from tsumugu.engines.native.network import WEIGHTS
-from tsumugu.engines.native.pack import GROUP
 from tsumugu.engines.onnx_graph import Graph
 from tsumugu.engines.onnx_network import interface_of, write_network
 from tsumugu.engines.onnx_store import Request
@@ -93,10 +92,6 @@ def _compile(model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: P
 def _compile_native(
     model: Model, plan: Plan, scheme: Scheme, folder: Path, progress: Progress, name: str
 ) -> dict[str, Any]:
-    if scheme.group not in (0, GROUP):
-        raise ConfigError(
-            f"the native engine has groups of {GROUP}, not {scheme.group}", where="group", mend="choose engine='onnx'"
-        )
     writer = Writer(folder / WEIGHTS, PlannedWeights(plan), scheme, _counted(model, scheme, progress, name))
     try:
         if isinstance(model, Encoder):

@@ -111,16 +111,21 @@ class Writer:
     def _rounded(self, parts: Sequence[Part], bits: int) -> Place:
         own = [self.weights.rows(f"{part.name}.weight", pack.KINDS) if part.plain else None for part in parts]
         read = [pack.from_gguf(*rows) for rows in own if rows is not None]
-        found = [each for each in read if each.bits == bits or self.scheme.as_found]
+        group = self.scheme.group
+        found = [each for each in read if self.scheme.as_found or (each.bits == bits and group in (0, pack.GROUP))]
         if len(found) == len(parts) and len({(each.bits, each.mins is None) for each in found}) == 1:
             groups = pack.stacked(found)
         else:
-            groups = pack.round_rows(np.concatenate([part.matrix(self.weights) for part in parts]), bits)
+            matrix = np.concatenate([part.matrix(self.weights) for part in parts])
+            group = self.scheme.group_for(matrix.shape[1], bits) if group else pack.GROUP
+            groups = pack.round_rows(matrix, bits, group)
+        group = groups.numbers.shape[2]
         numbers, scales, mins = groups.panels()
         return {
             "bits": groups.bits,
             "rows": len(numbers) * pack.LANES,
-            "width": groups.numbers.shape[1] * pack.GROUP,
+            "width": groups.numbers.shape[1] * group,
+            "shift": (group // pack.GROUP).bit_length() - 1,
             "numbers": self.array(numbers),
             "scales": self.array(scales),
             "mins": None if mins is None else self.array(mins),

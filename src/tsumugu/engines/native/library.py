@@ -42,7 +42,7 @@ class Matrix(ctypes.Structure):
         ("bits", ctypes.c_int32),
         ("rows", ctypes.c_int32),
         ("width", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
+        ("shift", ctypes.c_int32),
         ("numbers", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("mins", ctypes.c_void_p),

@@ -1,8 +1,8 @@
 /* Products of many rows with a few tokens.
  *
  * A matrix [rows, width] lies in panels of 16 rows, the 16 numbers of a column side by side, so that a lane is a row: no
- * sum across lanes, one load for 16 scales. Columns come in groups of 32 that share a scale. A panel stays in the
- * nearest cache while all tokens pass it.
+ * sum across lanes, one load for 16 scales. Columns come in groups of 32; one, two or four of them share a scale. A panel
+ * stays in the nearest cache while all tokens pass it.
  *
  * Numbers of a group: whole: [32][16] floats. 8 bits: [8][16 rows][4 columns], 128 is zero. 4 bits: [4][16 rows][4
  * columns], the lower half of a byte from columns 8v..8v+3, the upper from 8v+4..8v+7; 8 is zero, or `mins` says what 0
@@ -16,9 +16,9 @@
 
 typedef struct {
     int32_t bits, rows, width; /* rows in whole panels, width in whole groups */
-    int32_t unused;
+    int32_t shift; /* 1 << shift groups share a scale */
     const void *numbers;
-    const uint16_t *scales, *mins; /* float16, [panels][groups][16] */
+    const uint16_t *scales, *mins; /* float16, [panels][groups >> shift][16] */
     const float *bias;
 } Matrix;
 
@@ -79,8 +79,8 @@ INLINE void panel_rounded(
 ) {
     const int64_t groups = m->width / GROUP, bytes_of = GROUP * LANES * bits / 8;
     const uint8_t *w = (const uint8_t *)m->numbers + panel * groups * bytes_of;
-    const uint16_t *scales = m->scales + panel * groups * LANES;
-    const uint16_t *mins = shifted ? m->mins + panel * groups * LANES : 0;
+    const int64_t first_scale = panel * (groups >> m->shift);
+    const uint16_t *scales = m->scales + first_scale * LANES, *mins = shifted ? m->mins + first_scale * LANES : 0;
     const int zero = bits == 4 ? (shifted ? 0 : -8) : (SIGNED_BYTES ? 0 : -128);
     for (int t = 0; t < count; t++) sums[t] = all(0);
     for (int64_t g = 0; g < groups; g++, w += bytes_of) {
@@ -99,8 +99,8 @@ INLINE void panel_rounded(
                     total[t] = dot8(total[t], b, word(given + 4 * v));
             }
         }
-        Floats scale = halves(scales + g * LANES), least = all(0);
-        if (shifted) least = halves(mins + g * LANES);
+        Floats scale = halves(scales + (g >> m->shift) * LANES), least = all(0);
+        if (shifted) least = halves(mins + (g >> m->shift) * LANES);
         for (int t = 0; t < count; t++) {
             int64_t at = ((first + t) * x->stride) / GROUP + g;
             sums[t] += floats(total[t]) * (scale * x->scales[at]);
@@ -174,7 +174,7 @@ static void read_row(const Matrix *m, int64_t row, float *out) {
         const uint8_t *w = (const uint8_t *)m->numbers + g * GROUP * LANES * m->bits / 8;
         int number = m->bits == 8 ? w[c / 4 * 64 + lane * 4 + c % 4] - 128
                                   : (w[c / 8 * 64 + lane * 4 + c % 4] >> (c & 4) & 15) - (m->mins ? 0 : 8);
-        float scale = _cvtsh_ss(m->scales[g * LANES + lane]);
-        out[k] = number * scale + (m->mins ? _cvtsh_ss(m->mins[g * LANES + lane]) : 0.0f);
+        const int64_t shared = (panel * (groups >> m->shift) + (k / GROUP >> m->shift)) * LANES + lane;
+        out[k] = number * _cvtsh_ss(m->scales[shared]) + (m->mins ? _cvtsh_ss(m->mins[shared]) : 0.0f);
     }
 }

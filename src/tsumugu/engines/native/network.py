@@ -54,8 +54,7 @@ class Engine:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the matrices that a token is multiplied with."""
-        shares = {32: 4.0, 8: 1.0 + 2 / 32, 4: 0.5 + 2 / 32}
-        return int(sum(m.rows * m.width * (shares[m.bits] + (2 / 32 if m.mins else 0)) for m in self._matrices()))
+        return int(sum(m.rows * m.width * (m.bits / 8 + _scales(m) * 2 / (32 << m.shift)) for m in self._matrices()))
 
     @property
     def products(self) -> int:
@@ -86,6 +85,11 @@ class Engine:
     def __del__(self) -> None:
         if getattr(self, "_engine", None):
             self._library.tsumugu_close(self._engine)
+
+
+def _scales(matrix: Matrix) -> int:
+    """How many numbers of 16 bits a group has besides its own."""
+    return 0 if matrix.bits == 32 else 2 if matrix.mins else 1
 
 
 def structure(kind: type[Any], values: Mapping[str, Any] | None, start: int) -> Any:

@@ -1,4 +1,4 @@
-"""Matrices in panels of 16 rows, as `matmul.h` reads them, with numbers rounded in groups of 32 where that is asked.
+"""Matrices in panels of 16 rows, as `matmul.h` reads them: whole, or rounded in groups of 32, 64 or 128 numbers.
 
 A group keeps a 16-bit scale and, for 4 bits, a 16-bit least value: `value = scale * number + least`. GGUF's blocks of
 Q8_0, Q4_0 and Q4_1 are such groups already and are taken over number by number.
@@ -22,6 +22,7 @@ Bytes = NDArray[np.uint8]
 Numbers = TypeVar("Numbers", bound=NDArray[Any])
 
 LANES, GROUP = 16, 32
+"""Rows of a panel; numbers that what they are multiplied with has a scale for, of which groups are made up."""
 PIECE = 1 << 22
 """Numbers of a matrix that are rounded at a time, to keep the memory small."""
 KINDS = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
@@ -34,7 +35,7 @@ class Groups:
 
     Attributes:
         bits: 8: numbers around 128; 4: around 8, or from the group's least value on.
-        numbers: `[rows, groups, 32]`.
+        numbers: `[rows, groups, group]`.
         scales: `[rows, groups]`.
         mins: `[rows, groups]`, or None.
     """
@@ -45,7 +46,7 @@ class Groups:
     mins: Halves | None
 
     def values(self) -> Floats:
-        """What the numbers stand for, `[rows, groups * 32]`."""
+        """What the numbers stand for, `[rows, groups * group]`."""
         middle = 0 if self.mins is not None else 1 << self.bits - 1
         found = (self.numbers.astype(np.float32) - np.float32(middle)) * self.scales.astype(np.float32)[..., None]
         if self.mins is not None:
@@ -55,7 +56,7 @@ class Groups:
     def panels(self) -> tuple[Bytes, Halves, Halves | None]:
         """Numbers, scales and least values in the order of the kernels; rows that fill the last panel are zeros."""
         numbers, scales = filled(self.numbers), paneled(self.scales)
-        panels, groups = len(numbers) // LANES, numbers.shape[1]
+        panels, groups = len(numbers) // LANES, numbers[0].size // GROUP
         packed: NDArray[Any]
         if self.bits == 8:
             packed = numbers.reshape(panels, LANES, groups, 8, 4).transpose(0, 2, 3, 1, 4)
@@ -84,12 +85,12 @@ def wide(matrix: Floats) -> Floats:
     return np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % GROUP)))
 
 
-def round_rows(matrix: Floats, bits: int) -> Groups:
-    """`matrix` `[rows, width]` in 8 or 4 bits."""
+def round_rows(matrix: Floats, bits: int, group: int = GROUP) -> Groups:
+    """`matrix` `[rows, width]` in 8 or 4 bits; a group other than 32 fills the rows."""
     found = []
     step = max(1, PIECE // matrix.shape[1])
     for start in range(0, len(matrix), step):
-        blocks = wide(matrix[start : start + step]).reshape(-1, -(-matrix.shape[1] // GROUP), GROUP)
+        blocks = wide(matrix[start : start + step]).reshape(-1, -(-matrix.shape[1] // group), group)
         found.append(_around_zero(blocks) if bits == 8 else _fitted(blocks))
     return stacked(found)
 
@@ -123,7 +124,7 @@ def _fitted(blocks: Floats) -> Groups:
     middle, reach = (low + high) / 2, (high - low) / 2
     best = np.full(low.shape, np.inf, np.float32)
     scales, mins = np.zeros(low.shape, np.float16), np.zeros(low.shape, np.float16)
-    total = blocks.sum(-1)
+    total, count = blocks.sum(-1), blocks.shape[-1]
     for share in SHARES:
         scale, least = reach * np.float32(2 * share / 15), middle - reach * np.float32(share)
         for _ in range(FITS):
@@ -135,10 +136,10 @@ def _fitted(blocks: Floats) -> Groups:
             best = np.where(better, loss, best)
             scales, mins = np.where(better, half, scales), np.where(better, half_least, mins)
             ones, squares = numbers.sum(-1), np.square(numbers).sum(-1)
-            spread = squares - ones * ones / GROUP
-            mixed = (numbers * blocks).sum(-1) - ones * total / GROUP
+            spread = squares - ones * ones / count
+            mixed = (numbers * blocks).sum(-1) - ones * total / count
             scale = np.where(spread > 0, mixed / np.where(spread > 0, spread, 1), scale).astype(np.float32)
-            least = ((total - scale * ones) / GROUP).astype(np.float32)
+            least = ((total - scale * ones) / count).astype(np.float32)
     return Groups(4, _numbers(blocks, scales, mins).astype(np.uint8), scales, mins)
 
 

@@ -100,6 +100,16 @@ def test_company_changes_no_bit(model: NativeEncoder, lengths: list[int], seed: 
         assert np.array_equal(alone.last_hidden_state[0], together[row, :length])
 
 
+def test_first_tokens_alone_are_the_same_bits(model: NativeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layer computes no others where a text is judged by its first token."""
+    monkeypatch.setattr("tsumugu.engines.native.encoder.SMALL", 0)
+    batch = ragged(5, [300, 1, 17, 1, 32, 290, 95, 250, *([2] * 40)])
+    wanted = model(**batch).last_hidden_state[:, 0]
+    assert np.array_equal(model.pooled(**batch, mode="cls"), wanted)
+    many = tg.engines.load.opened(model.folder, path=model.path, source=model.source, threads=3)
+    assert np.array_equal(many.pooled(**batch, mode="cls"), wanted)
+
+
 def test_several_threads_change_no_bit(model: NativeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsumugu.engines.native.encoder.SMALL", 0)
     many = tg.engines.load.opened(model.folder, path=model.path, source=model.source, threads=3)

@@ -28,6 +28,8 @@ typedef struct {
     const int32_t *starts; /* [texts + 1] */
     const int32_t *ids, *positions, *segments;
     float *states; /* [tokens][hidden in whole panels] */
+    float *firsts; /* [texts][…]: what the last layer makes of first tokens, where nothing else is wanted of it */
+    int64_t first_block, first_blocks;
 } Pass;
 
 typedef struct {
@@ -170,7 +172,7 @@ static float weigh(float *scores, int64_t width, float scale) {
     return sum(total);
 }
 
-static void attention(Reader *r, const EncoderLayer *layer, Desk *d) {
+static void attention(Reader *r, const EncoderLayer *layer, int first_only, Desk *d) {
     const Encoder *n = r->encoder;
     const Pass *p = &r->pass;
     const int64_t dim = n->head_dim, heads = n->heads, apart = r->longest + APART;
@@ -188,9 +190,10 @@ static void attention(Reader *r, const EncoderLayer *layer, Desk *d) {
             }
             for (int64_t k = 0; k < dim; k++) to[k * PANEL] = t < length ? key[t * r->wide + k] : 0.0f;
         }
-        for (int64_t at = 0; at < length; at += QUERIES) {
-            const int64_t count = length - at < QUERIES ? length - at : QUERIES;
-            float *out = r->context + (first + at) * r->attended + head * dim;
+        const int64_t asking = first_only ? 1 : length;
+        for (int64_t at = 0; at < asking; at += QUERIES) {
+            const int64_t count = asking - at < QUERIES ? asking - at : QUERIES;
+            float *out = r->context + (first_only ? text : first + at) * r->attended + head * dim;
             for (int64_t t = 0; t < length; t += PANEL)
                 product(
                     d->keys + t * dim, PANEL, dim, query + at * r->wide, r->wide, d->scores + t, apart, count, PANEL
@@ -211,14 +214,18 @@ static void attention(Reader *r, const EncoderLayer *layer, Desk *d) {
     meet(&r->pool);
 }
 
-static void forward(Reader *r, int64_t number, Desk *d) {
+static void forward(Reader *r, int64_t number, int first_only, Desk *d) {
     const Encoder *n = r->encoder;
     const EncoderLayer *layer = &n->layer[number];
     const Pass *p = &r->pass;
-    for (int64_t piece; (piece = take(&r->pool, 1)) < p->blocks;) {
-        const int64_t first = piece * p->block;
-        const int64_t count = p->tokens - first < p->block ? p->tokens - first : p->block;
-        float *states = p->states + first * r->states;
+    const int64_t rows = first_only ? p->texts : p->tokens, block = first_only ? p->first_block : p->block;
+    for (int64_t piece; (piece = take(&r->pool, 1)) < (first_only ? p->first_blocks : p->blocks);) {
+        const int64_t first = piece * block, count = rows - first < block ? rows - first : block;
+        float *states = (first_only ? p->firsts : p->states) + first * r->states;
+        for (int64_t t = 0; first_only && t < count; t++)
+            memcpy(
+                states + t * r->states, p->states + (p->starts[first + t] - p->starts[0]) * r->states, r->states * 4
+            );
         through(&layer->output, r->context + first * r->attended, r->attended, d, d->given, r->given, count);
         for (int64_t t = 0; t < count; t++)
             settle(&layer->attention_norm, states + t * r->states, d->given + t * r->given);
@@ -236,8 +243,9 @@ static void steps(void *given, int thread) {
     Reader *r = given;
     embed(r, &r->desks[thread]);
     for (int64_t number = 0; number < r->encoder->layers; number++) {
-        attention(r, &r->encoder->layer[number], &r->desks[thread]);
-        forward(r, number, &r->desks[thread]);
+        const int first_only = r->pass.firsts && number + 1 == r->encoder->layers;
+        attention(r, &r->encoder->layer[number], first_only, &r->desks[thread]);
+        forward(r, number, first_only, &r->desks[thread]);
     }
 }
 
@@ -272,10 +280,11 @@ void tsumugu_close_encoder(Reader *r) {
 }
 
 /* Read texts: text i is tokens starts[i] to starts[i + 1] of ids, positions and segments, all [tokens]. What the last
- * layer gives goes to states [tokens][hidden in whole panels]. 0 when there was no memory. */
+ * layer gives goes to states [tokens][hidden in whole panels]; or, where there are `firsts` [texts][…], there for the first
+ * token of each text alone. 0 when there was no memory. */
 int32_t tsumugu_encode(
     Reader *r, int64_t texts, const int32_t *starts, const int32_t *ids, const int32_t *positions, const int32_t *segments,
-    float *states
+    float *states, float *firsts
 ) {
     int64_t longest = 0, most = 0;
     for (int round = 0; round < 2; round++)
@@ -283,10 +292,11 @@ int32_t tsumugu_encode(
             for (next = text + 1; next < texts && starts[next + 1] - starts[text] <= CHUNK;) next++;
             const int64_t from = starts[text], tokens = starts[next] - from;
             if (round) {
-                const int64_t block = block_of(r, tokens);
+                const int64_t block = block_of(r, tokens), first_block = block_of(r, next - text);
                 r->pass = (Pass){
                     next - text, tokens, block, (tokens + block - 1) / block, starts + text, ids + from,
                     positions ? positions + from : 0, segments ? segments + from : 0, states + from * r->states,
+                    firsts ? firsts + text * r->states : 0, first_block, (next - text + first_block - 1) / first_block,
                 };
                 pool_run(&r->pool, steps, r);
                 continue;

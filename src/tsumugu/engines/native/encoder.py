@@ -58,11 +58,16 @@ class Reader:
         if not self._reader:
             raise MemoryError
 
-    def read(self, texts: Texts) -> Floats:
-        """What the last layer gives for the real tokens, text by text, `[tokens, hidden in whole panels]`."""
+    def read(self, texts: Texts, *, first: bool = False) -> Floats:
+        """What the last layer gives for the real tokens, text by text, `[tokens, hidden in whole panels]`.
+
+        Args:
+            first: only of the first token of each text that has any, `[texts, …]`; the last layer computes no other.
+        """
         lengths = texts.real.sum(1)
         starts = np.concatenate(([0], np.cumsum(lengths[lengths > 0]))).astype(np.int32)
         states = np.empty((starts[-1], -(-self.encoder.hidden // PANEL) * PANEL), np.float32)
+        firsts = np.empty((len(starts) - 1, states.shape[1]), np.float32) if first else None
         given = [
             None if each is None else np.ascontiguousarray(each[texts.real], np.int32)
             for each in (texts.ids, texts.positions, texts.segments)
@@ -70,11 +75,14 @@ class Reader:
         pointers = [None if each is None else each.ctypes.data for each in given]
         with self._alone:
             done = self._library.tsumugu_encode(
-                self._reader, len(starts) - 1, starts.ctypes.data, *pointers, states.ctypes.data
+                *(self._reader, len(starts) - 1, starts.ctypes.data, *pointers, states.ctypes.data),
+                None if firsts is None else firsts.ctypes.data,
             )
         if not done:
             raise MemoryError
-        return states
+        if firsts is None:
+            return states
+        return firsts if self.encoder.layers else states[starts[:-1]]
 
     def step(self, number: int, x: Floats) -> Floats:
         """One map of the head, `[rows, width]` -> `[rows, outputs in whole panels]`."""
@@ -117,9 +125,10 @@ class NativeEncoder(OnnxModel):
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Output:
         texts = texts_of(self, input_ids, attention_mask, token_type_ids)
-        states = self.reader.read(texts)
         steps = self.interface["steps"]
-        answer = self._answer(states, texts)
+        first = self.head_name != "base" and bool(steps) and steps[0]["first"]
+        states = self.reader.read(texts, first=first)
+        answer = self._answer(states, texts, of_text=first)
         found: dict[str, Any]
         if self.head_name != "base":
             found = _answers(self.head_name, answer)
@@ -134,14 +143,14 @@ class NativeEncoder(OnnxModel):
     def pooled(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None, *, mode: PoolingMode) -> Floats:
         """One vector `[batch, dim]` of each text from the states of its tokens; arguments as of a call."""
         texts = texts_of(self, input_ids, attention_mask, token_type_ids)
-        states = self.reader.read(texts)[:, : self.config.hidden_size]
         lengths = texts.real.sum(1)
+        states = self.reader.read(texts, first=mode == "cls")[:, : self.config.hidden_size]
+        if mode == "cls":
+            return _spread(states, lengths > 0)
         there = lengths > 0
         ends = np.cumsum(lengths[there])
         pieces = np.split(states, ends[:-1]) if len(ends) else []
         match mode:
-            case "cls":
-                found = [piece[0] for piece in pieces]
             case "last":
                 found = [piece[-1] for piece in pieces]
             case "max":
@@ -152,11 +161,14 @@ class NativeEncoder(OnnxModel):
                 found = [piece.sum(0) / np.sqrt(np.float32(len(piece))) for piece in pieces]
         return _spread(np.reshape(found, (-1, states.shape[1])), there)
 
-    def _answer(self, x: Floats, texts: Texts) -> Floats:
-        """What the head gives: `[batch, time, outputs]`, or `[batch, outputs]` of whole texts."""
+    def _answer(self, x: Floats, texts: Texts, *, of_text: bool) -> Floats:
+        """What the head gives: `[batch, time, outputs]`, or `[batch, outputs]` of whole texts.
+
+        Args:
+            of_text: states are those of first tokens already.
+        """
         steps, lengths = self.interface["steps"], texts.real.sum(1)
         there = lengths > 0
-        of_text = False
         for number, step in enumerate(steps):
             if step["first"] and not of_text:
                 x, of_text = x[(np.cumsum(lengths) - lengths)[there]], True

@@ -177,7 +177,7 @@ def load_library() -> Any:
     library.tsumugu_open_encoder.argtypes = (ctypes.POINTER(Encoder), whole)
     library.tsumugu_open_encoder.restype = pointer
     library.tsumugu_close_encoder.argtypes, library.tsumugu_close_encoder.restype = (pointer,), None
-    library.tsumugu_encode.argtypes = (pointer, wide, pointer, pointer, pointer, pointer, pointer)
+    library.tsumugu_encode.argtypes = (pointer, wide, *(pointer,) * 6)
     library.tsumugu_encode.restype = whole
     library.tsumugu_head.argtypes = (
         *(pointer, ctypes.POINTER(Dense), ctypes.POINTER(Norm)),

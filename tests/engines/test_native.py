@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.engines.conftest import Build
 
 import tsumugu as tg
-from tsumugu.core.errors import CheckpointError, ConfigError, UnknownNameError
+from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from tsumugu.engines.native import library, pack
 from tsumugu.engines.prefixes import Prefixes
 from tsumugu.engines.session import open_session
@@ -88,6 +88,16 @@ def test_several_threads_change_no_bit(model: Any, monkeypatch: pytest.MonkeyPat
     three = open_session(many, batch=1, capacity=560)
     assert np.array_equal(three.start([text]), one)
     assert np.array_equal(three.step(np.array([5])), open_session(model, batch=1, capacity=560).start([[*text, 5]]))
+
+
+def test_no_text_grows_beyond_its_room(model: Any) -> None:
+    session = open_session(model, batch=2, capacity=5)
+    session.start([[1, 2, 3], [4, 5, 6, 7]])
+    session.step(np.array([8, 9]))
+    with pytest.raises(InputError, match="a text of 5 tokens"):
+        session.step(np.array([8, 9]))
+    with pytest.raises(InputError, match="longer than 600"):
+        open_session(model, batch=1, capacity=700).start([[1] * 601])
 
 
 @pytest.fixture

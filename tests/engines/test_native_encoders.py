@@ -142,6 +142,8 @@ def test_a_text_of_padding_alone_disturbs_no_other(model: NativeEncoder) -> None
     found = model(**batch)
     assert np.array_equal(found.last_hidden_state[1], wanted[1])
     assert np.isfinite(found.pooler_output).all()
+    batch["attention_mask"][:] = 0
+    assert not model(**batch).last_hidden_state.any()
 
 
 def test_wrong_input_is_refused(model: NativeEncoder) -> None:

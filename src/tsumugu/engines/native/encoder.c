@@ -251,7 +251,7 @@ static void steps(void *given, int thread) {
 
 static int64_t block_of(const Reader *r, int64_t tokens) {
     const int64_t share = WHOLE((tokens + r->pool.threads - 1) / r->pool.threads, TALL);
-    return share < BLOCK ? share : BLOCK;
+    return share < TALL ? TALL : share < BLOCK ? share : BLOCK; /* there may be no tokens */
 }
 
 /* A reader for an encoder, which must live as long; none when there is no memory. */

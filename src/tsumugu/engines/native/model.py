@@ -34,7 +34,7 @@ class NativeModel(OnnxModel):
 
     def open_session(self, *, batch: int, capacity: int) -> Any:
         """Texts to be continued."""
-        return NativeSession(self.engine, self.prefixes, batch=batch, capacity=capacity)
+        return NativeSession(self.engine, self.prefixes, batch=batch, capacity=min(capacity, self.config.max_positions))
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Any:
         raise InputError("a compiled decoder only continues texts", where="model", mend="use tg.generate")

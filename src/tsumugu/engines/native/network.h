@@ -30,7 +30,7 @@ enum { SILU, GELU_TANH, GELU, QUICK_GELU, RELU, RELU2, TANH, NOTHING_BENT };
 
 #define WHOLE(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
 
-/* `out` may be `x`; both have room for whole vectors, and what is behind `width` in `out` becomes 0. */
+/* `out` may be `x`. */
 static void normalise(const Norm *n, const float *x, float *out) {
     const int64_t width = n->width, full = width / LANES * LANES;
     Floats total = all(0);

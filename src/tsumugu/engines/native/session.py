@@ -47,6 +47,8 @@ class NativeSession(RecallingSession):
         """Append one token to each row; logits `[rows, vocab]`."""
         count = len(tokens)
         assert count == len(self.lengths), "one token for each row"
+        if self.lengths.max(initial=0) >= self.capacity:
+            raise InputError(f"a text of {self.capacity} tokens can have no more here", where="step")
         rows = np.arange(count, dtype=np.int32)
         self._wrote(tokens.tolist())
         return self._read(tokens.astype(np.int32), rows, self.lengths.astype(np.int32), rows, np.ones(count, np.int64))

@@ -56,7 +56,7 @@ def test_outputs_are_those_of_torch(case: str, head: str, cache: Path, tmp_path:
 @pytest.fixture(scope="module")
 def folder(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert") / "model"
-    sizes = {"hidden_size": 96, "num_heads": 6, "intermediate_size": 160, "max_positions": 300}
+    sizes = {"hidden_size": 128, "num_heads": 8, "intermediate_size": 160, "max_positions": 300}
     tg.save_model(build("bert", "base", **sizes), folder)
     return folder
 

@@ -55,6 +55,7 @@ typedef struct {
     float *packed, *context; /* [tokens][...] */
     Desk desks[MOST_THREADS];
     int64_t states, wide, attended, given, inner; /* numbers from token to token */
+    int tiles;
 } Reader;
 
 #define BLOCK 96    /* tokens that go through a layer together */
@@ -89,7 +90,7 @@ static int make_room(Reader *r, int64_t tokens, int64_t longest) {
             (void **)&d->bytes.numbers, (void **)&d->bytes.scales, (void **)&d->bytes.middles,
         };
         for (int k = 0; k < 7; memory += round_up(sizes[k++])) *places[k] = memory;
-        d->bytes.stride = widest + 64;
+        d->bytes.stride = widest + 64, d->bytes.tiles = r->tiles;
     }
     return 1;
 }
@@ -241,12 +242,14 @@ static void forward(Reader *r, int64_t number, int first_only, Desk *d) {
 
 static void steps(void *given, int thread) {
     Reader *r = given;
+    if (r->tiles) tiles_begin();
     embed(r, &r->desks[thread]);
     for (int64_t number = 0; number < r->encoder->layers; number++) {
         const int first_only = r->pass.firsts && number + 1 == r->encoder->layers;
         attention(r, &r->encoder->layer[number], first_only, &r->desks[thread]);
         forward(r, number, first_only, &r->desks[thread]);
     }
+    if (r->tiles) tiles_end();
 }
 
 static int64_t block_of(const Reader *r, int64_t tokens) {
@@ -269,6 +272,7 @@ Reader *tsumugu_open_encoder(const Encoder *encoder, int32_t threads) {
         const int64_t inner = encoder->layer[i].up.rows + APART;
         r->inner = inner > r->inner ? inner : r->inner;
     }
+    r->tiles = encoder->layers && encoder->layer[0].up.bits == 8 && tiles_allowed();
     pool_start(&r->pool, threads);
     return r;
 }

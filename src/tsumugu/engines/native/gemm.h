@@ -35,6 +35,7 @@ typedef struct {
     int8_t *numbers; /* [tokens][stride] */
     float *scales, *middles;
     int64_t stride;
+    int tiles; /* whether the processor's tiles may be used */
 } Bytewise;
 
 INLINE void tile(
@@ -110,6 +111,13 @@ INLINE RegSums dot_bytes(RegSums total, RegSums weights, int32_t four) {
 #endif
 }
 
+/* Sums of one token, for the rows of a register, become numbers. */
+INLINE void settled(const Dense *m, int64_t row, const Bytewise *x, int64_t token, RegSums total, float *y) {
+    const RegFloats offset = __builtin_convertvector(*(const LooseSums *)(m->sums + row), RegFloats) * x->middles[token];
+    const RegFloats scale = *(const LooseFloats *)(m->scales + row);
+    *(LooseFloats *)y = (__builtin_convertvector(total, RegFloats) * x->scales[token] + offset) * scale;
+}
+
 INLINE void tile_bytes(
     const int8_t *w, const Dense *m, int64_t row, const Bytewise *x, int64_t first, float *y, int64_t out, const int count
 ) {
@@ -129,18 +137,82 @@ INLINE void tile_bytes(
     }
 #pragma GCC unroll 16
     for (int t = 0; t < count; t++)
-        for (int half = 0; half < 2; half++) {
-            const RegFloats total = __builtin_convertvector(sums[t][half], RegFloats);
-            const RegFloats offset = __builtin_convertvector(half ? other : one, RegFloats) * x->middles[first + t];
-            const RegFloats scale = *(const LooseFloats *)(m->scales + row + half * BYTES_REG);
-            *(LooseFloats *)(y + t * out + half * BYTES_REG) = (total * x->scales[first + t] + offset) * scale;
+        for (int half = 0; half < 2; half++)
+            settled(m, row + half * BYTES_REG, x, first + t, sums[t][half], y + t * out + half * BYTES_REG);
+}
+
+#if defined(__AMX_INT8__) && defined(__AVX512VNNI__) && defined(__linux__)
+/* Tiles of 16 rows of 64 bytes: a panel's numbers lie as they are wanted. Source: Intel 64 and IA-32 Architectures
+ * Software Developer's Manual, volume 1, chapter 18; Linux, Documentation/arch/x86/xstate.rst. */
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TILED 32
+/* The instructions of tiles do not tell the compiler which memory they read. */
+#define IN_MEMORY(p) __asm__ volatile("" ::"r"(p) : "memory")
+
+static int tiles_allowed(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
+
+/* A thread uses tiles from here on, until `tiles_end`. */
+static void tiles_begin(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    IN_MEMORY(&shape);
+    _tile_loadconfig(&shape);
+}
+
+static void tiles_end(void) { _tile_release(); }
+
+/* A panel times TILED tokens; widths of whole tiles. */
+static void tile_words(
+    const int8_t *w, const Dense *m, int64_t row, const Bytewise *x, int64_t first, float *y, int64_t out
+) {
+    _Alignas(64) int32_t sums[TILED][PANEL];
+    const int8_t *given = x->numbers + first * x->stride;
+    IN_MEMORY(given);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < m->width; k += 64) {
+        _tile_loadd(4, given + k, x->stride);
+        _tile_loadd(5, given + 16 * x->stride + k, x->stride);
+        _tile_loadd(6, w + k * PANEL, 4 * PANEL);
+        _tile_loadd(7, w + k * PANEL + 64, 4 * PANEL);
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_stored(0, &sums[0][0], sizeof sums[0]);
+    _tile_stored(1, &sums[0][16], sizeof sums[0]);
+    _tile_stored(2, &sums[16][0], sizeof sums[0]);
+    _tile_stored(3, &sums[16][16], sizeof sums[0]);
+    for (int t = 0; t < TILED; t++)
+        for (int half = 0; half < PANEL; half += BYTES_REG) {
+            const RegSums total = *(const LooseSums *)&sums[t][half] - *(const LooseSums *)(m->sums + row + half) * SHIFT;
+            settled(m, row + half, x, first + t, total, y + t * out + half);
         }
 }
+#else
+static int tiles_allowed(void) { return 0; }
+static void tiles_begin(void) {}
+static void tiles_end(void) {}
+#endif
 
 static void product_bytes(const Dense *m, int64_t panel, const Bytewise *x, float *y, int64_t out, int64_t count) {
     const int8_t *w = (const int8_t *)m->numbers + panel * PANEL * m->width;
+    int64_t tiled = 0;
+#ifdef TILED
+    if (x->tiles && m->width % 64 == 0)
+        for (; count - tiled >= TILED; tiled += TILED)
+            tile_words(w, m, panel * PANEL, x, tiled, y + tiled * out, out);
+#endif
     for (int row = 0; row < PANEL; row += 2 * BYTES_REG, w += 8 * BYTES_REG)
-        for (int64_t t = 0, some; t < count; t += some) {
+        for (int64_t t = tiled, some; t < count; t += some) {
 #define TILE_OF(n)                                                                                 \
     if (count - t >= n) {                                                                          \
         tile_bytes(w, m, panel * PANEL + row, x, t, y + t * out + row, out, n);                    \

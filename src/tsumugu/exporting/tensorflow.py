@@ -55,7 +55,7 @@ def _function(program: Program, table: Operators, params: Any) -> Any:
     def serving(*inputs: Any) -> dict[str, Any]:
         for name, each in zip(program.inputs, inputs, strict=True):
             message = f"{name}: {too_long('these', program.longest)}"
-            tf.debugging.assert_less_equal(tf.shape(each, "int64")[-1], tf.constant(program.longest, "int64"), message)
+            tf.debugging.assert_less_equal(tf.shape(each)[-1], program.longest, message)
         values: dict[str, Any] = {name: convert_tensor(each, "tf") for name, each in program.constants.items()}
         values |= {value: tf.convert_to_tensor(params[name]) for value, name in program.bound.items()}
         values |= dict(zip(program.placeholders, inputs, strict=True))

@@ -23,6 +23,8 @@ from tsumugu.models.encoder import Encoder
 from tsumugu.models.encoder_decoder import EncoderDecoder
 
 MOST_ROWS = 4096
+MOST_TOKENS = 2**31 - 1
+"""Where a family sets no limit: other runtimes count in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class _Graph(nn.Module):
         super().__init__()
         self.model = model
         found = getattr(model, "longest", None) or getattr(model.config, "max_positions", None) or 4096
-        self.longest = int(found)
+        self.longest = min(int(found), MOST_TOKENS)
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of 2 rows."""

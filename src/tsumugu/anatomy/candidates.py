@@ -105,6 +105,7 @@ def words_of(question: Question) -> list[Edit]:
 
 
 def edits_of(word: Edit, suggestions: Sequence[str]) -> Iterator[Edit]:
+    """A word deleted, replaced by each suggestion, and negated."""
     yield word._replace(new="", kind="delete")
     for each in suggestions:
         yield word._replace(new=each)

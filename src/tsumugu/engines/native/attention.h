@@ -93,11 +93,7 @@ static void attend(const Cache *c, const Shelf *s, int64_t dim, const Queries *q
     if (c->bits == 32) score(s, 32, from, to, capacity, dim, q, q->count, scores);
     else switch (q->count) {
 #define FOR(n) case n: score(s, 8, from, to, capacity, dim, q, n, scores); break;
-            FOR(1)
-            FOR(2)
-#if TILE > 2
-            FOR(3) FOR(4) FOR(5) FOR(6) FOR(7) FOR(8)
-#endif
+            EACH_COUNT
 #undef FOR
         }
     const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

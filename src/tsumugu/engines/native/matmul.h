@@ -119,6 +119,13 @@ INLINE void panel_times(const Matrix *m, int64_t panel, const Given *x, int64_t 
     else panel_rounded(m, panel, x, first, count, 4, 0, sums);
 }
 
+/* What is compiled for each count of tokens up to TILE. */
+#if TILE > 2
+#define EACH_COUNT FOR(1) FOR(2) FOR(3) FOR(4) FOR(5) FOR(6) FOR(7) FOR(8)
+#else
+#define EACH_COUNT FOR(1) FOR(2)
+#endif
+
 /* Panels from..to of `m` times `tokens` tokens: y[token][row], `stride` numbers from token to token. */
 static void multiply(const Matrix *m, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y, int64_t stride) {
     Floats sums[TILE];
@@ -129,11 +136,7 @@ static void multiply(const Matrix *m, int64_t from, int64_t to, const Given *x, 
             const int64_t left = tokens - t;
             switch (left < TILE ? left : TILE) {
 #define FOR(n) case n: panel_times(m, panel, x, t, n, sums); break;
-                FOR(1)
-                FOR(2)
-#if TILE > 2
-                FOR(3) FOR(4) FOR(5) FOR(6) FOR(7) FOR(8)
-#endif
+                EACH_COUNT
 #undef FOR
             }
             for (int64_t i = 0; i < TILE && i < left; i++) store(out + (t + i) * stride, sums[i] + bias);

@@ -148,9 +148,11 @@ def complete(
     ]
     for form, mine in groupby(problems, key=lambda each: each.form):
         asked = {"max_new_tokens": 384, "stop_strings": STOPS[form], **drawn, **options}
-        while some := ["".join(solved) + each.prompt for each in islice(mine, at_once)]:
+        # A line break at the end would be a token of its own, where models know it with the indentation after it.
+        lead = "\n" if form == "humaneval" else ""
+        while some := ["".join(solved) + each.prompt.removesuffix(lead) for each in islice(mine, at_once)]:
             for found in task(some, return_full_text=False, **asked):
-                yield [one["generated_text"] for one in found]
+                yield [one["generated_text"].removeprefix(lead) for one in found]
 
 
 def judge(

@@ -199,7 +199,9 @@ def test_quantised_logits_are_those_of_rounded_numbers(
         model.embeddings.token.weight.data = model.head.weight.data
     rounded = np.stack([following(model, text) for text in texts])
     found = open_session(quick, batch=3, capacity=9).start(texts)
-    assert np.median([distance(*each) for each in zip(found, rounded, strict=True)]) <= 1e-5
+    off = [distance(*each) for each in zip(found, rounded, strict=True)]
+    assert np.median(off) <= 1e-5
+    assert max(off) <= 5e-2  # one number rounded to the other side of an edge
     assert distance(found, whole) > 5e-3
 
 

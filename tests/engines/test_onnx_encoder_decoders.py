@@ -160,7 +160,9 @@ def test_quantised_logits_are_those_of_rounded_numbers(
     rounded = open_session(model, batch=4, capacity=4).start(RAGGED)
     quick = tg.load_model(tmp_path, engine="onnx", quantize=quantize)
     found = open_session(quick, batch=4, capacity=4).start(RAGGED)
-    assert np.median([distance(*each) for each in zip(found, rounded, strict=True)]) <= 1e-5
+    off = [distance(*each) for each in zip(found, rounded, strict=True)]
+    assert np.median(off) <= 1e-5
+    assert max(off) <= 5e-2  # one number rounded to the other side of an edge
     assert distance(found, whole) > 5e-3
 
 

@@ -119,6 +119,18 @@ def test_nothing_asked_costs_nothing_and_has_gradients_of_zero():
     assert all((each == 0).all() for each in gradients(loss, inputs))
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_where_nothing_is_asked_for_nothing_is_lost_or_taught(softcap):
+    *inputs, targets = sample(20, 30, 8)
+    asked = torch.arange(20) % 3 != 1
+    some = torch.where(asked, targets, -100)
+    ours = linear_cross_entropy(*inputs, some, chunk=7, softcap=softcap)
+    theirs = linear_cross_entropy(inputs[0][asked], *inputs[1:], targets[asked], softcap=softcap)
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+    for mine, expected in zip(gradients(ours, inputs), gradients(theirs, inputs), strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_only_what_is_trained_has_gradients():
     *inputs, targets = sample(5, 7, 3)
     hidden, weight, bias = (each.detach() for each in inputs)

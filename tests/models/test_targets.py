@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import FAMILIES
+from tsumugu.models.targets import ROUND, summed_loss
 
 SIZES = {"vocab_size": 61, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
 CASES = {
@@ -178,3 +179,20 @@ def test_heads_that_predict_no_tokens_take_none(family, head):
     model = record.build(record.config_class(**SIZES), head)
     with pytest.raises(InputError, match=f"the head {head} predicts no tokens"):
         model([[5, 6]], targets=[[6, 7]])
+
+
+def test_in_bfloat16_on_a_cpu_the_head_is_given_few_different_shapes():
+    """Each shape is compiled and kept there: a run of many would grow without end."""
+    head = build("bert masked-lm").float().head
+    seen = set()
+    head.dense.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
+    chance = torch.Generator().manual_seed(5)
+    states = torch.randn(10, 20, 16, generator=chance)
+    for asked in range(40, 60):
+        targets = torch.full((200,), IGNORE)
+        targets[torch.randperm(200, generator=chance)[:asked]] = 7
+        exact = summed_loss(head, states, targets.view(10, 20))
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = summed_loss(head, states, targets.view(10, 20))
+        assert abs(narrow.item() / exact.item() - 1) < 0.01
+    assert {each for each in seen if each not in range(40, 60)} == {ROUND}

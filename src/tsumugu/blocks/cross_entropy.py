@@ -36,7 +36,7 @@ def linear_cross_entropy(
         hidden: `[n, dim]`.
         weight: `[vocab, dim]`.
         bias: `[vocab]`.
-        targets: `[n]`, the index of the right class for each row; all of them count.
+        targets: `[n]`, the index of the right class for each row; negative where nothing is asked for.
         chunk: how many rows are computed at once; what makes `CHUNK` logits when left out.
         softcap: bounds the logits: `softcap * tanh(logits / softcap)`.
 
@@ -94,6 +94,9 @@ def _compute(
     narrow = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else hidden.dtype
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     by_class = weight.to(narrow)
+    void = targets < 0
+    asked = None if not bool(void.any()) else (~void).to(wide)
+    targets = targets.clamp(min=0)
     losses = torch.empty(count, dtype=wide, device=device)
     of_hidden = torch.empty_like(hidden) if wanted[0] else None
     of_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
@@ -122,6 +125,8 @@ def _compute(
             shares.scatter_add_(1, right, -total)  # softmax minus one at the target, both times the total
             if slope is not None:
                 shares *= slope
+            if asked is not None:
+                shares *= asked[some, None]
             if of_bias is not None or narrow != wide:
                 shares /= total
                 total = torch.ones_like(total)
@@ -136,6 +141,8 @@ def _compute(
                     of_weight.addmm_(error.T, scaled)
                 else:
                     of_weight += torch.mm(error.T, scaled)
+    if asked is not None:
+        losses *= asked
     gradients = [
         of_hidden,
         None if of_weight is None else of_weight.to(weight.dtype),

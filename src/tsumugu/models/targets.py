@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tsumugu.blocks.heads import IGNORE
 from tsumugu.core.errors import InputError
@@ -13,6 +15,8 @@ from tsumugu.models.base import Model
 
 TOKEN_HEADS = ("causal-lm", "masked-lm", "pretraining", "seq2seq-lm")
 """The heads that predict tokens."""
+ROUND = 64
+"""What numbers of states are rounded up to where each new number costs."""
 
 
 def read_targets(model: Model, given: Any, labels: Any, like: Tensor | None) -> Tensor | None:
@@ -51,10 +55,16 @@ def summed_loss(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     """The sum of cross-entropies over the targets `[batch, time]` that are asked for.
 
     The head sees only the states, of `[batch, time, dim]`, where they are. Nothing is copied where all are asked for.
+    On a CPU in bfloat16 their number is rounded up, with places that ask for nothing: products there are compiled for
+    each shape, which costs more than to compute them, and what is compiled is kept.
     """
     flat, wanted = states.flatten(0, -2), targets.flatten().long()
     asked = wanted != IGNORE
     if not bool(asked.all()):
         places = asked.nonzero().squeeze(1)
-        flat, wanted = flat.index_select(0, places), wanted[places]
+        wanted = wanted[places]
+        if flat.is_cpu and torch.is_autocast_enabled("cpu"):
+            more = (0, -len(places) % ROUND)
+            places, wanted = functional.pad(places, more), functional.pad(wanted, more, value=IGNORE)
+        flat = flat.index_select(0, places)
     return head.loss(flat, wanted)

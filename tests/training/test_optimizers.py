@@ -226,7 +226,7 @@ def test_lower_layers_learn_slower() -> None:
         return {names[id(each)]: group["scale"] for group in optimizer.param_groups for each in group["params"]}
 
     bert = scales("bert", "sequence-classification")
-    assert bert["embeddings.token.weight"] == 0.125
+    assert bert["embeddings.token.weight"] == bert["embeddings.norm.weight"] == 0.125
     assert bert["encoder.layers.0.attention.query.bias"] == 0.25
     assert bert["encoder.layers.1.feed_forward.up.weight"] == 0.5
     assert bert["head.classifier.weight"] == 1.0

@@ -145,3 +145,19 @@ def test_what_does_not_fit(tmp_path, tiny):
         tg.finetune(recipe(tmp_path, tiny(), TASK, likeness(), model={"method": "head"}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     assert {find_objective(name) for name in ("sentence-embedding", "semantic-search")} == {SentenceSimilarity}
+
+
+def test_texts_of_like_length_are_computed_together(tmp_path, tiny):
+    model = load_model(tiny())
+    objective = SentenceSimilarity(model, tg.load_tokenizer(tiny()), DataSection(source="none"), LossSection())
+    texts = ["the film was fine " * (14 * (at % 2) + 1) for at in range(40)]
+    pairs = [PairExample(text1=text, text2="it was fine", label="entailment") for text in texts]
+    examples = Examples("pair-classification", tuple(pairs))
+    objective.begin(model, examples)
+    batch = objective.batch(objective.rows(examples))
+    assert batch.padding / (batch.tokens + batch.padding) < 0.1
+    read = []
+    model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True)
+    objective.losses(model, tensors_of(batch, torch.device("cpu")))
+    assert sum(read) == batch.tokens + batch.padding
+    assert len(read) > 1

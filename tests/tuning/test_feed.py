@@ -11,6 +11,7 @@ from tsumugu.core.errors import ConfigError
 from tsumugu.objectives.base import Batch
 from tsumugu.tuning.base import Row
 from tsumugu.tuning.feed import ExampleFeed
+from tsumugu.tuning.writing import TextToText
 
 
 def make(rows):
@@ -65,17 +66,34 @@ def test_a_step_is_a_function_of_its_number():
     assert found != {step: feed_of(rows, seed=4).batches(step, 0, 1)[0].inputs["rows"].tolist() for step in order}
 
 
-def test_little_is_padding():
+def share_of_padding(rows, make=make, **options):
+    chosen = {"batch": 32, "micro_batch": None, "parts": 1, "seed": 3, **options}
+    feed = ExampleFeed(rows, make, **chosen)
+    batches = [feed.batches(step, 0, 1)[0] for step in range(feed.steps_per_epoch)]
+    padding = sum(batch.padding for batch in batches)
+    return padding / (padding + sum(batch.tokens for batch in batches))
+
+
+@pytest.mark.parametrize("count", [1700, 3000, 3300, 9000])
+def test_little_is_padding(count):
     random = np.random.default_rng(0)
-    rows = rows_of(np.clip(random.lognormal(3.2, 0.6, 3000), 4, 128).astype(int))
-    shares = {}
-    for by_length in (True, False):
-        feed = feed_of(rows, batch=32, by_length=by_length)
-        batches = [feed.batches(step, 0, 1)[0] for step in range(feed.steps_per_epoch)]
-        padding = sum(batch.padding for batch in batches)
-        shares[by_length] = padding / (padding + sum(batch.tokens for batch in batches))
-    assert shares[True] < 0.05
-    assert shares[False] > 0.4
+    rows = rows_of(np.clip(random.lognormal(3.2, 0.6, count), 4, 128).astype(int))
+    assert share_of_padding(rows, by_length=True) < 0.05
+    assert share_of_padding(rows, by_length=False) > 0.4
+
+
+def test_what_is_written_is_sorted_too_and_counted():
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(3.2, 0.6, (2000, 2)), 4, 128).astype(int)
+    rows = [Row([1] * read, [1] * written, written=int(written)) for read, written in lengths]
+    objective = object.__new__(TextToText)
+    objective.pad = 0
+    batch = objective.batch(rows[:4])
+    assert batch.tokens == lengths[:4].sum()
+    assert batch.tokens + batch.padding == 4 * lengths[:4].max(0).sum()
+    plain = [Row(row.ids, row) for row in rows]
+    unsorted = share_of_padding(plain, lambda some: objective.batch([row.answer for row in some]))
+    assert share_of_padding(rows, objective.batch) < 0.8 * unsorted
 
 
 def test_more_ranks_than_rows_are_refused():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.tuning.samples import DATA, write
 
 import tsumugu as tg
+from tsumugu.core.errors import ConfigError
 from tsumugu.data.labelled.examples import Answer, QuestionExample, Span, SpanExample
 from tsumugu.engines.torch import load_model
 from tsumugu.tasks.alignment import span_of, tags_of
@@ -18,6 +19,7 @@ from tsumugu.training.step import tensors_of
 from tsumugu.tuning.classification import label_weights
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.recipe import DataSection, LossSection
+from tsumugu.tuning.splits import drawn
 
 THEIRS = {
     "text-classification": transformers.AutoModelForSequenceClassification,
@@ -89,6 +91,52 @@ def test_choices_are_one_distribution(tmp_path, tiny):
         scores = torch.tensor(rank.scores([(row.question, each) for each in row.choices], "none"))
         wanted -= float(scores.log_softmax(0)[row.label])
     assert float(ours) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("task", "family"), [("text2text-generation", "t5"), ("instruction-tuning", "llama")])
+def test_smoothing_of_words_is_torchs(task, family, tmp_path, tiny):
+    rows = [{"prompt": row["source"], "completion": row["target"]} for row in DATA["text2text-generation"]()]
+    kind, source = find_objective(task), tiny(family)
+    rows = rows if kind.kind == "conversation" else DATA["text2text-generation"]()
+    examples = tg.load_examples(write(tmp_path / "rows.jsonl", rows), kind.kind)[:6]
+    model, tokenizer = load_model(source, task=kind.head), tg.load_tokenizer(source)
+    losses = {}
+    for smoothing in (0.0, 1e-9, 0.3):
+        loss = LossSection(label_smoothing=smoothing)
+        objective = kind(model, tokenizer, DataSection(source="x"), loss)
+        inputs = tensors_of(objective.batch(objective.rows(examples)), torch.device("cpu"))
+        losses[smoothing] = float(objective.losses(model, inputs)["token"])
+    assert losses[1e-9] == pytest.approx(losses[0.0], rel=1e-5)
+    written = {"labels": inputs["targets"]} if family == "t5" else {}
+    asked = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
+    spread = model(**asked, **written).logits.log_softmax(-1).mean(-1)[inputs["targets"] != -100]
+    assert losses[0.3] == pytest.approx(0.7 * losses[0.0] - 0.3 * float(spread.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("token-classification", {"teacher": "minilm"}),
+        ("question-answering", {"label_smoothing": 0.1}),
+        ("multiple-choice", {"class_weights": "balanced"}),
+        ("text-similarity", {"class_weights": "balanced"}),
+        ("text-classification", {"similarity": "cosine"}),
+        ("natural-language-inference", {"consistency": 1.0}),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused(task, loss, tmp_path, tiny):
+    with pytest.raises(ConfigError, match=f"{task} has no use for this"):
+        made(task, tmp_path, tiny(), **loss)
+
+
+def test_what_chooses_is_drawn(tmp_path):
+    rows = sorted(DATA["text-classification"](), key=lambda row: row["label"])
+    examples = tg.load_examples(write(tmp_path / "rows.jsonl", rows))
+    some = drawn(examples, 20, 0)
+    assert len(some) == 20
+    assert 4 <= some.answers.count("good") <= 16
+    assert [row.id for row in some] == [row.id for row in drawn(examples, 20, 0)]
+    assert drawn(examples, None, 0) is drawn(examples, 80, 0) is examples
 
 
 def test_smoothing_and_weights_are_torchs(tmp_path, tiny):

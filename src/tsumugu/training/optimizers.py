@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
+from tsumugu.blocks.embeddings import Embeddings
 from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config, limits
 from tsumugu.core.errors import ConfigError, did_you_mean
@@ -174,8 +175,12 @@ def _plain(name: str) -> str:
 
 
 def _depths(model: nn.Module) -> tuple[dict[int, int], int]:
-    """By id, the layer from 1 of every parameter in a stack, and the depth over all. A decoder lies on an encoder."""
-    depths: dict[int, int] = {}
+    """By id, the layer from 1 of every parameter in a stack, and the depth over all. A decoder lies on an encoder.
+
+    What belongs to the embeddings (their norm, ELECTRA's matrix on them) is below the first layer, as they are.
+    """
+    embeddings = (each for each in model.modules() if isinstance(each, Embeddings))
+    depths = {id(each): 0 for part in embeddings for each in part.parameters()}
     depth = 0
     for stack in (each for each in model.modules() if isinstance(each, Stack)):
         for layer in stack.layers:

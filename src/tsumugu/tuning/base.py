@@ -12,7 +12,7 @@ import numpy as np
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.objectives.base import Batch
-from tsumugu.tasks.batching import padded
+from tsumugu.tasks.batching import longest_first, padded
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.tuning.recipe import DataSection, LossSection
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tsumugu.models.base import Model
 
+DEFAULTS = LossSection()
 LONGEST = 512
 """Tokens of a text at most where the model would read more and nothing is said."""
 
@@ -33,11 +34,13 @@ class Row:
         ids: `[time]`, the tokens.
         answer: what is right, in the form that the objective's `answers` takes.
         types: `[time]`, which of two texts each token is from; None where the model does not ask.
+        written: tokens of a text that another part of the network reads, such as an encoder-decoder's target.
     """
 
     ids: Sequence[int]
     answer: Any
     types: Sequence[int] | None = None
+    written: int = 0
 
 
 class TaskObjective(ABC):
@@ -58,6 +61,8 @@ class TaskObjective(ABC):
         term: the name of its loss.
         whole: whether the loss is of all rows of a step together; they are computed in pieces then, see `in_pieces`.
         compares: whether, beyond that, lengths are mixed.
+        pieces: whether its texts are computed by `in_pieces`, in whatever order they stand in a batch.
+        obeys: the settings of the recipe's `loss` that mean something for it; others are refused.
         at_once: of a loss of the whole, rows that are computed at once; all when None.
         weights: the share of each loss in the whole: this one is all.
     """
@@ -69,9 +74,15 @@ class TaskObjective(ABC):
     term: ClassVar[str] = "label"
     whole: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    pieces: ClassVar[bool] = False
+    obeys: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     at_once: int | None = None
 
     def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:
+        for key, value in vars(loss).items():
+            if key not in self.obeys and value != getattr(DEFAULTS, key):
+                mend = f"it obeys {', '.join(sorted(self.obeys)) or 'no setting of the loss'}"
+                raise ConfigError(f"{self.name} has no use for this", where=f"loss.{key}", mend=mend)
         self.tokenizer, self.data, self.loss = tokenizer, data, loss
         self.weights: Mapping[str, float] = {self.term: 1.0}
         self.labels: tuple[str, ...] = tuple(getattr(model.config, "labels", ()))
@@ -132,13 +143,15 @@ class TaskObjective(ABC):
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Arrays from rows."""
         ids = padded([row.ids for row in rows], self.pad)
-        inputs, tokens = {"input_ids": ids}, sum(len(row.ids) for row in rows)
+        lengths = [len(row.ids) for row in rows]
+        inputs, tokens = {"input_ids": ids}, sum(lengths)
         if tokens < ids.size:
             inputs["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
         if rows[0].types is not None:
             inputs["token_type_ids"] = padded([row.types or () for row in rows], 0)
         answers, counts = self.answers(rows, ids.shape[1])
-        return Batch(inputs | answers, counts, tokens=tokens, padding=ids.size - tokens, bytes=0)
+        places = places_of(lengths, self.at_once) if self.pieces else ids.size
+        return Batch(inputs | answers, counts, tokens=tokens, padding=places - tokens, bytes=0)
 
     def encode(self, first: Sequence[str], second: Sequence[str] | None = None, **options: Any) -> Any:
         """Texts or pairs of them, cut to `max_length`."""
@@ -158,15 +171,18 @@ def body(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in inputs}
 
 
-def in_pieces(encode: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor], at_once: int | None) -> Tensor:
-    """What `encode` makes of texts, as if of all together, with the memory of `at_once` of them.
+def in_pieces(
+    encode: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor], at_once: int | None = None
+) -> Tensor:
+    """What `encode` makes of texts, as if of all together: those of like length are computed together.
 
-    Each piece is computed a second time on the way back. A loss of all texts has its exact gradients so.
+    With `at_once` it takes the memory of so many texts: each piece is computed a second time on the way back. A loss of
+    all texts has its exact gradients so.
 
     Args:
-        encode: makes `[texts, dim]` of what the network reads.
+        encode: makes `[texts, …]` of what the network reads.
         inputs: `[texts, time]` each, padded on the right.
-        at_once: texts of a piece at most; all when None.
+        at_once: texts of a piece at most.
 
     Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache);
     Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (the second computation, by torch).
@@ -175,11 +191,17 @@ def in_pieces(encode: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, T
     from torch.utils.checkpoint import checkpoint
 
     ids = inputs["input_ids"]
-    if at_once is None or len(ids) <= at_once:
-        return encode(inputs)
-    lengths = inputs["attention_mask"].sum(1) if "attention_mask" in inputs else torch.full((len(ids),), ids.shape[1])
-    order, found = lengths.argsort(stable=True), []
-    for piece in torch.split(order, at_once):
-        mine = {key: each[piece, : int(lengths[piece].max())] for key, each in inputs.items()}
-        found.append(checkpoint(encode, mine, use_reentrant=False) if torch.is_grad_enabled() else encode(mine))
+    texts, time = ids.shape
+    lengths = inputs["attention_mask"].sum(1).tolist() if "attention_mask" in inputs else [time] * texts
+    pieces, found = longest_first(lengths, rows=at_once), []
+    twice = at_once is not None and texts > at_once and torch.is_grad_enabled()
+    for piece in pieces:
+        mine = {key: each[piece, : lengths[piece[0]]] for key, each in inputs.items()}
+        found.append(checkpoint(encode, mine, use_reentrant=False) if twice else encode(mine))
+    order = torch.tensor([text for piece in pieces for text in piece], device=ids.device)
     return torch.cat(found)[order.argsort()]
+
+
+def places_of(lengths: Sequence[int], at_once: int | None = None) -> int:
+    """How many tokens `in_pieces` computes for texts of such lengths, padding included."""
+    return sum(len(piece) * lengths[piece[0]] for piece in longest_first(lengths, rows=at_once))

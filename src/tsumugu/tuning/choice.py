@@ -15,7 +15,7 @@ import numpy as np
 from tsumugu.data.labelled.examples import Examples
 from tsumugu.objectives.base import Batch
 from tsumugu.tasks.batching import padded
-from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,8 @@ class MultipleChoice(TaskObjective):
     head: ClassVar[str] = "sequence-classification"
     solver: ClassVar[str] = "text-ranking"
     term: ClassVar[str] = "choice"
+    pieces: ClassVar[bool] = True
+    obeys: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def outputs(cls, examples: Examples) -> tuple[str, ...] | None:
@@ -61,6 +63,10 @@ class MultipleChoice(TaskObjective):
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         from torch.nn import functional
 
-        scores, places = model(**body(inputs)).logits.float().squeeze(-1), inputs["places"]
+        def scored(asked: dict[str, Tensor]) -> Tensor:
+            found: Tensor = model(**asked).logits.float().squeeze(-1)
+            return found
+
+        scores, places = in_pieces(scored, body(inputs)), inputs["places"]
         table = scores[places.clamp(min=0)].masked_fill(places < 0, float("-inf"))
         return {"choice": functional.cross_entropy(table, inputs["right"], reduction="sum")}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tsumugu.models.base import Model
 
 
+TAUGHT = ("label_smoothing", "class_weights", "teacher", "teacher_share", "temperature")
+"""Settings of a loss with labels, which another model may tell as well."""
 CONSISTENCY = "consistency"
 """The name of the loss on texts without labels."""
 HIDDEN, LIKELY, SHARPENED = 0.15, 0.8, 0.4
@@ -35,6 +37,7 @@ class TextClassification(TaskObjective):
     kind: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "sequence-classification"
     solver: ClassVar[str] = "text-classification"
+    obeys: ClassVar[frozenset[str]] = frozenset({*TAUGHT, "consistency", "ramp"})
 
     def begin(self, model: Model, examples: Examples) -> None:
         import torch
@@ -131,6 +134,7 @@ class PairClassification(TextClassification):
 
     name = "natural-language-inference"
     kind = "pair-classification"
+    obeys = frozenset(TAUGHT)
 
     def texts(self, examples: Examples) -> tuple[list[str], list[str] | None]:
         return [row.text1 for row in examples], [row.text2 for row in examples]
@@ -143,6 +147,7 @@ class TextSimilarity(TaskObjective):
     kind: ClassVar[str] = "similarity"
     head: ClassVar[str] = "sequence-classification"
     solver: ClassVar[str] = "text-classification"
+    obeys: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def outputs(cls, examples: Examples) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.examples import ChoiceExample, Examples, SimilarityExample
 from tsumugu.objectives.base import Batch
 from tsumugu.tasks.sentence_embedding import Pooling, pooling_files, read_pooling
-from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces
+from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces, places_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,8 @@ class SentenceSimilarity(TaskObjective):
     term: ClassVar[str] = "pair"
     whole: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    pieces: ClassVar[bool] = True
+    obeys: ClassVar[frozenset[str]] = frozenset({"similarity"})
 
     @classmethod
     def outputs(cls, examples: Examples) -> tuple[str, ...] | None:
@@ -129,9 +131,9 @@ class SentenceSimilarity(TaskObjective):
         answers: dict[str, np.ndarray] = {"numbers": np.array([number for _, number in flat], np.int64)}
         if texts[0].score is not None:
             answers["scores"] = np.array([each.score for each in texts], np.float32)
-        return Batch(
-            made.inputs | answers | {"pairs": np.array(len(rows))}, {"pair": len(rows)}, made.tokens, made.padding, 0
-        )
+        inputs = made.inputs | answers | {"pairs": np.array(len(rows))}
+        places = places_of([len(ids) for ids, _ in flat], self._texts_at_once(len(flat), len(rows)))
+        return Batch(inputs, {"pair": len(rows)}, made.tokens, places - made.tokens, 0)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         return {}, {"pair": 0}
@@ -161,8 +163,11 @@ class SentenceSimilarity(TaskObjective):
             real = asked.get("attention_mask", torch.ones_like(asked["input_ids"]))
             return pool(model(**asked).last_hidden_state, real, self.pooling.mode).float()
 
-        texts = len(inputs["input_ids"]) // int(inputs.get("pairs", len(inputs["input_ids"])))
-        return in_pieces(encode, body(inputs), None if self.at_once is None else self.at_once * texts)
+        texts = len(inputs["input_ids"])
+        return in_pieces(encode, body(inputs), self._texts_at_once(texts, int(inputs.get("pairs", texts))))
+
+    def _texts_at_once(self, texts: int, rows: int) -> int | None:
+        return None if self.at_once is None else self.at_once * (texts // rows)
 
 
 def ranking(first: Tensor, others: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:

@@ -13,15 +13,18 @@ from tsumugu.objectives.base import Batch
 from tsumugu.training.feed import Feed
 from tsumugu.tuning.base import Row
 
-WINDOW = 50
+WINDOW = 100
 """Batches whose rows are sorted by length together: enough that little is padding, few enough that batches vary."""
+GROUP = 4
+"""Of rows that have two lengths, batches that are alike in the first and sorted by the second."""
 
 
 class ExampleFeed:
     """All rows once an epoch, in an order of its own, in steps of nearly equal size.
 
-    With `by_length`, rows of like length share a step: the shuffled rows are sorted within windows of `WINDOW` steps,
-    and the steps of the epoch are shuffled again.
+    With `by_length`, rows of like length share a step: the shuffled rows are sorted within windows of about `WINDOW`
+    steps, and the steps of the epoch are shuffled again. Windows are equally large, and every second one runs from long
+    to short, so that a step that lies in two of them holds rows of like length, too.
 
     Args:
         rows: what is learnt.
@@ -51,8 +54,10 @@ class ExampleFeed:
         self._cuts = min(parts * -(-most // (parts * (micro_batch or most))), least // parts * parts)
         if self._cuts < parts:
             raise ConfigError(f"a step of {least} rows cannot be dealt to {parts} ranks", where="train.batch")
-        self._window = WINDOW * batch if by_length else None
+        self._by_length = by_length
+        self._windows = max(1, round(self.steps_per_epoch / WINDOW))
         self._lengths = np.array([len(row.ids) for row in rows])
+        self._written = np.array([row.written for row in rows])
         self._known: tuple[int, list[np.ndarray]] | None = None
 
     def batches(self, step: int, part: int, parts: int) -> list[Batch]:
@@ -72,14 +77,22 @@ class ExampleFeed:
         if self._known is None or self._known[0] != epoch:
             (random,) = generators(self._seed, [epoch])
             order = random.permutation(len(self._rows))
-            if self._window is not None:
-                windows = [order[at : at + self._window] for at in range(0, len(order), self._window)]
-                order = np.concatenate([each[np.argsort(self._lengths[each], kind="stable")] for each in windows])
+            if self._by_length:
+                order = _back_and_forth(np.array_split(order, self._windows), self._lengths)
+                if self._written.any():
+                    groups = np.array_split(order, -(-self.steps_per_epoch // GROUP))
+                    order = _back_and_forth(groups, self._written)
             steps = np.array_split(order, self.steps_per_epoch)
-            if self._window is not None:
+            if self._by_length:
                 steps = [steps[at] for at in random.permutation(len(steps))]
             self._known = epoch, steps
         return self._known[1]
+
+
+def _back_and_forth(parts: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    """The rows of each part sorted by length, in turn from short to long and from long to short."""
+    ordered = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
+    return np.concatenate([part[::-1] if at % 2 else part for at, part in enumerate(ordered)])
 
 
 class Beside:

@@ -45,7 +45,7 @@ from tsumugu.tuning.recipe import EPOCHS, Tuning
 from tsumugu.tuning.repeat import repeat
 from tsumugu.tuning.self_training import self_train
 from tsumugu.tuning.setfit import few_shot, one_layer_more
-from tsumugu.tuning.splits import Splits, read_splits, read_unlabelled
+from tsumugu.tuning.splits import Splits, drawn, read_splits, read_unlabelled
 from tsumugu.tuning.writing import TextToText, asked_as
 
 TRAINING = "training"
@@ -119,6 +119,9 @@ def _work(recipe: Tuning, folder: Path, world: World, *, quiet: bool) -> Tuned:
         kind = _objective(recipe)
         splits = read_splits(recipe, kind.kind)
         if splits.validation is splits.train:
+            if recipe.evaluation.patience is not None:
+                mend = "give data.validation, or a data.validation_share"
+                raise ConfigError("nothing held back tells when to stop", where="evaluation.patience", mend=mend)
             recipe = recipe.replace(evaluation=recipe.evaluation.replace(every=0))  # nothing chooses among checkpoints
         if world.main:
             sources = [
@@ -166,7 +169,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     if kind.whole:
         objective.at_once, micro_batch = micro_batch, None
     objective.begin(model, splits.train)
-    chosen = splits.validation[: recipe.evaluation.rows]
+    chosen = drawn(splits.validation, recipe.evaluation.rows, train.seed)
     rows, kept = objective.rows(splits.train), objective.rows(chosen)
 
     def fed(rows: Sequence[Row], batch: int) -> ExampleFeed:

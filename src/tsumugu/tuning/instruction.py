@@ -16,7 +16,8 @@ from tsumugu.objectives.base import IGNORE
 from tsumugu.tasks.batching import padded
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.text.turns import PLAIN, Turns, encode_turns
-from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.base import Row, TaskObjective
+from tsumugu.tuning.writing import token_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class InstructionTuning(TaskObjective):
         return {"targets": targets}, {"token": int((targets != IGNORE).sum())}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"token": model(**body(inputs), targets=inputs["targets"]).loss}
+        return {"token": token_loss(model, inputs, self.loss.label_smoothing)}
 
     def shortened(self, turns: Turns, name: str) -> Turns | None:
         """The first `max_length` tokens; None where no answer is left and rows may be passed over.

@@ -7,6 +7,7 @@ with noisy preferences, equation 3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from tsumugu.objectives.base import IGNORE, Batch
 from tsumugu.tasks.batching import longest_first, padded
 from tsumugu.text.tokenizer import Tokenizer
 from tsumugu.text.turns import Turns, encode_turns
-from tsumugu.tuning.base import Row, TaskObjective, body
+from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces, places_of
 from tsumugu.tuning.instruction import need_template, shortened, targets_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Preference(TaskObjective):
     head: ClassVar[str] = "causal-lm"
     solver: ClassVar[str | None] = None
     term: ClassVar[str] = "preference"
+    obeys: ClassVar[frozenset[str]] = frozenset({"beta", "label_smoothing"})
 
     def __init__(self, model: Model, tokenizer: Tokenizer, data: DataSection, loss: LossSection) -> None:
         super().__init__(model, tokenizer, data, loss)
@@ -79,14 +81,16 @@ class Preference(TaskObjective):
             "targets": padded([targets for _, targets, _ in answers], IGNORE),
             "before": np.array([before for _, _, before in answers], np.float32),
         }
-        tokens = int(real.sum())
-        return Batch(inputs, dict.fromkeys(self.weights, len(rows)), tokens, ids.size - tokens, 0)
+        lengths = [len(tokens) for tokens, _, _ in answers]
+        padding = places_of(lengths) - sum(lengths)
+        return Batch(inputs, dict.fromkeys(self.weights, len(rows)), sum(lengths), padding, 0)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         raise AssertionError("pairs make their own batches")
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = log_probabilities(model, inputs) - inputs["before"]
+        asked = {key: inputs[key] for key in ("input_ids", "attention_mask", "targets")}
+        found = in_pieces(partial(log_probabilities, model), asked) - inputs["before"]
         better, worse = found.chunk(2)
         margins = self.loss.beta * (better - worse)
         loss = preference_loss(margins, self.loss.label_smoothing).sum()

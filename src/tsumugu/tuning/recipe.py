@@ -174,7 +174,8 @@ class TuningEvaluation(EvaluationSection):
 
     Attributes:
         every: how often; 0 only at the end.
-        rows: validation examples that are read each time, at most; null reads all.
+        rows: validation examples that are read each time, at most, the same each time, drawn by the seed; null reads
+            all.
     """
 
     every: int | float = limits(0.2, low=0)

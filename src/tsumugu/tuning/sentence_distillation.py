@@ -31,6 +31,7 @@ class SentenceDistillation(SentenceSimilarity):
     name: ClassVar[str] = "sentence-distillation"
     kind: ClassVar[str | None] = "text-to-text"
     solver: ClassVar[str | None] = None
+    obeys: ClassVar[frozenset[str]] = frozenset({"teacher"})
     compares: ClassVar[bool] = False  # rows of like length may share a batch: what is learnt are cosines, not ranks
 
     def rows(self, examples: Examples) -> list[Row]:

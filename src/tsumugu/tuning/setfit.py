@@ -48,14 +48,11 @@ class FewShotClassification(TextClassification):
     term: ClassVar[str] = "pair"
     whole: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    pieces: ClassVar[bool] = True
+    obeys: ClassVar[frozenset[str]] = frozenset({"class_weights"})
 
     def begin(self, model: Model, examples: Examples) -> None:
         super().begin(model, examples)
-        for where in ("teacher", "label_smoothing", "consistency"):
-            if getattr(self.loss, where):
-                raise ConfigError(
-                    "pairs of examples do not go with this", where=f"loss.{where}", mend="use model.method: full"
-                )
         read_the_mean(model)
         self._known = self.rows(examples)
 

@@ -29,6 +29,7 @@ class QuestionAnswering(TaskObjective):
     head: ClassVar[str] = "question-answering"
     solver: ClassVar[str] = "question-answering"
     term: ClassVar[str] = "span"
+    obeys: ClassVar[frozenset[str]] = frozenset()
 
     def rows(self, examples: Examples) -> list[Row]:
         # A question may take half of the room.

@@ -19,8 +19,8 @@ from tsumugu.data.labelled.examples import Examples
 from tsumugu.data.labelled.load import load_examples, load_splits
 from tsumugu.tuning.recipe import DataSection, Tuning
 
-SPLIT, FOLD = 7, 8
-"""The purposes of what is drawn to split examples, and to cut them into folds."""
+SPLIT, FOLD, JUDGED = 7, 8, 9
+"""The purposes of what is drawn: to split examples, to cut them into folds, to choose the best checkpoint by."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,14 @@ def read_splits(recipe: Tuning, kind: str | None) -> Splits:
         whole = replace(train, rows=(*train.rows, *further.rows))
         train, validation = whole, whole if validation is train else validation
     return Splits(train, validation, found.get("test"))
+
+
+def drawn(examples: Examples, count: int | None, seed: int) -> Examples:
+    """So many examples at most, by chance: a file may be in the order of its labels. All when None."""
+    if count is None or count >= len(examples):
+        return examples
+    (random,) = generators(seed, [0], purpose=JUDGED)
+    return _pick(examples, random.permutation(len(examples))[:count])
 
 
 def read_unlabelled(data: DataSection, splits: Splits) -> list[str]:

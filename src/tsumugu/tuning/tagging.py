@@ -33,6 +33,7 @@ class TokenClassification(TaskObjective):
     head: ClassVar[str] = "token-classification"
     solver: ClassVar[str] = "token-classification"
     term: ClassVar[str] = "tag"
+    obeys: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "class_weights"})
 
     @classmethod
     def outputs(cls, examples: Examples) -> tuple[str, ...] | None:

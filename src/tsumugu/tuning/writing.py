@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.core.registry import PROMPTED
 from tsumugu.data.labelled.examples import Examples
-from tsumugu.objectives.base import IGNORE
+from tsumugu.objectives.base import IGNORE, Batch
 from tsumugu.tasks.batching import padded
 from tsumugu.tasks.pipeline import pipeline
 from tsumugu.tasks.prompting.writing import PromptedWriting
@@ -43,13 +44,19 @@ class TextToText(TaskObjective):
     def rows(self, examples: Examples) -> list[Row]:
         sources = self.encode([row.source for row in examples])
         targets = self.encode([row.targets[0] for row in examples])
-        return [Row(ids, target) for ids, target in zip(sources["input_ids"], targets["input_ids"], strict=True)]
+        both = zip(sources["input_ids"], targets["input_ids"], strict=True)
+        return [Row(ids, target, written=len(target)) for ids, target in both]
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        made, targets = super().batch(rows), [row.written for row in rows]
+        tokens, places = sum(targets), len(rows) * max(targets)
+        return replace(made, tokens=made.tokens + tokens, padding=made.padding + places - tokens)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         return {"targets": padded([row.answer for row in rows], IGNORE)}, {"token": sum(len(r.answer) for r in rows)}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"token": model(**body(inputs), targets=inputs["targets"]).loss}
+        return {"token": token_loss(model, inputs, self.loss.label_smoothing)}
 
 
 class PromptedTextToText(TextToText):
@@ -85,6 +92,21 @@ class PromptedTextToText(TextToText):
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         targets = padded([row.answer for row in rows], IGNORE)
         return {"targets": targets}, {"token": int((targets != IGNORE).sum())}
+
+
+def token_loss(model: Any, inputs: Mapping[str, Tensor], smoothing: float) -> Tensor:
+    """The sum of cross-entropies of the targets, of which the share `smoothing` is spread over all words."""
+    from torch.nn import functional
+
+    targets = inputs["targets"]
+    if not smoothing:
+        found: Tensor = model(**body(inputs), targets=targets).loss
+        return found
+    written = {"labels": targets} if model.head_name == "seq2seq-lm" else {}
+    logits = model(**body(inputs), **written).logits.float().flatten(0, 1)
+    return functional.cross_entropy(
+        logits, targets.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
+    )
 
 
 def asked_as(task: str) -> type[TaskObjective]:

@@ -175,6 +175,8 @@ def test_early_stopping_by_the_score(tmp_path, tiny):
     found = tg.finetune(values, tmp_path / "run", quiet=True)
     assert (found.result.reason, found.result.steps) == ("early", 8)
     assert found.model is not None
+    again = resume(tmp_path / "run", quiet=True)
+    assert (again.result.reason, again.result.steps) == ("early", 8)
 
 
 def test_without_a_validation_split_a_share_is_drawn(tmp_path, tiny):
@@ -195,6 +197,12 @@ def test_without_a_validation_split_a_share_is_drawn(tmp_path, tiny):
     [
         ({"task": "sentimnt"}, UnknownNameError, "did you mean"),
         ({"train": {"tokens": 10}}, ConfigError, "steps or epochs"),
+        ({"evaluation": {"every": 0, "patience": 2}}, ConfigError, "nothing is measured before the end"),
+        (
+            {"data": {"validation": None, "validation_share": 0}, "evaluation": {"patience": 2}},
+            ConfigError,
+            "held back",
+        ),
         ({"data": {"columns": {"text": "nothing"}}}, InputError, "nothing"),
         ({"data": {"labels": ["bad"]}}, InputError, "good"),
         ({"data": {"source": "nowhere.csv"}}, InputError, "no such file"),

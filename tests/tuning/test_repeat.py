@@ -70,6 +70,16 @@ def test_folds_are_pooled(tmp_path, tiny):
     assert read_run(tmp_path / "run").state == "done"
 
 
+def test_what_has_only_a_loss(tmp_path, tiny):
+    rows = [{"prompt": f"the {row['text']}", "completion": row["label"]} for row in sentiment()[:20]]
+    values = recipe(tmp_path, tiny("llama"), "instruction-tuning", rows, train={"epochs": None, "steps": 1})
+    with pytest.raises(ConfigError, match="no score that folds could pool"):
+        tg.finetune({**values, "repeat": {"folds": 2}}, tmp_path / "folds", quiet=True)
+    found = tg.finetune({**values, "repeat": {"seeds": 2}}, tmp_path / "seeds", quiet=True)
+    assert list(found.summary.scores) == ["validation loss"]
+    assert found.summary.scores["validation loss"].mean > 0
+
+
 def test_what_is_done_is_not_done_again(tmp_path, tiny):
     values = recipe(tmp_path, tiny(), train={"epochs": 1, "seed": 4}, repeat={"seeds": 2})
     first = tg.finetune(values, tmp_path / "run", quiet=True)

@@ -168,7 +168,10 @@ class Trainer:
                 if self._warning is not None:
                     self._tell("warning", {"what": self._warning})
                 self.model.train()
-                while self.state.step < self.steps:
+                patience = settings.evaluation.patience
+                if patience is not None and self.state.stale >= patience:
+                    reason = "early"  # it had stopped, and is resumed with no more patience than before
+                while self.state.step < self.steps and reason == "done":
                     wish = self._wish(interrupts)
                     wish = self._advance(ahead, wish)
                     if wish is not None:

@@ -188,6 +188,10 @@ class EvaluationSection(Config):
     new_tokens: int = limits(64, low=1)
     temperature: float = limits(0.8, low=0.0)
 
+    def check(self) -> None:
+        if self.patience is not None and not self.every:
+            self.refuse("patience", "nothing is measured before the end", mend="give evaluation.every")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSection(Config):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tsumugu.checkpoints.atomic import new_file
+from tsumugu.core.errors import ConfigError
 from tsumugu.evaluation.evaluate import Evaluation
 from tsumugu.evaluation.resampling import Score
 from tsumugu.evaluation.results import summarize
@@ -25,6 +26,7 @@ from tsumugu.training.distributed import World
 from tsumugu.training.events import LOG, JsonLines, Stream
 from tsumugu.training.launch import opened
 from tsumugu.training.runs import RECIPE
+from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.outcome import ADAPTER, MODEL, TEST, Tuned, copy_model, read_tuned
 from tsumugu.tuning.recipe import RepeatSection, Tuning
 
@@ -92,7 +94,14 @@ def repeat(recipe: Tuning, folder: Path, world: World, work: Work) -> Tuned:
         folder: of all of them.
         world: who trains together.
         work: one run.
+
+    Raises:
+        ConfigError: folds are asked for of a task whose answers are not scored.
     """
+    kind = find_objective(recipe.task)
+    if recipe.repeat.folds is not None and kind.solver is None:
+        what = f"{kind.name} has a loss and no score that folds could pool"
+        raise ConfigError(what, where="repeat.folds", mend="use repeat.seeds")
     with opened(recipe, folder, world):
         done: dict[str, Tuned] = {}
         for name, each in parts(recipe):
@@ -177,7 +186,10 @@ def _metrics(each: Tuned) -> dict[str, float]:
     """What a run scored: on the test split, or where there is none what chose its best checkpoint."""
     if each.test is not None:
         return each.test.scores
-    return {} if each.result.best_score is None else {"validation": each.result.best_score}
+    score, loss = each.result.best_score, each.result.best_loss
+    if score is not None:
+        return {"validation": score}
+    return {} if loss is None else {"validation loss": loss}
 
 
 def _finite(value: Any) -> Any:

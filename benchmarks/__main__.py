@@ -10,7 +10,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import Report
 
-HELPERS = {"__main__", "harness", "programs", "workers"}
+HELPERS = {"__main__", "harness", "japanese_encoder", "programs", "workers"}
 LONG = {"curves", "faithfulness", "learning", "tasks"}
 """Only run where they are named, and in the smoke mode: they take from minutes to hours."""
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import japanese_encoder
 from benchmarks.harness import Report
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-JAPANESE = Path("runs/ja-encoder")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ CASES = [
     Case("lengths", "text-classification", "minilm", "AutoModelForSequenceClassification", 640, 1),
     Case("sentence_polarity_en", "text-classification", "minilm", "AutoModelForSequenceClassification"),
     Case("wnut17", "token-classification", "minilm", "AutoModelForTokenClassification"),
-    Case("jsts", "text-similarity", str(JAPANESE), "AutoModelForSequenceClassification"),
+    Case("jsts", "text-similarity", str(japanese_encoder.RUN), "AutoModelForSequenceClassification"),
 ]
 BATCH, RATE = 32, 1e-4
 
@@ -67,9 +67,8 @@ def run(report: Report) -> None:
         report.skip("fine-tuning", f"there is no {SHARED.name} beside the project")
         return
     for case in CASES[1:]:
-        if case.base == str(JAPANESE) and not JAPANESE.exists():
-            report.skip(case.data, f"there is no {JAPANESE}: tsumugu pretrain --config ja-encoder")
-            continue
+        if case.base == str(japanese_encoder.RUN):
+            japanese_encoder.pretrain(SHARED)
         with tempfile.TemporaryDirectory() as folder:
             _compare(case, Path(folder), report)
 

@@ -49,7 +49,17 @@ def line(folder: Path, models: Sequence[str]) -> str:
     names = [name for name in (SIMPLE, NEAREST, *models) if (folder / name / "results.json").is_file()]
     found = {name: load(folder / name / "results.json") for name in names}
     first = found[SIMPLE][0]
-    cells = [folder.name, first.primary, str(first.examples), score(found, SIMPLE), "", score(found, NEAREST), "", ""]
+    cells = [
+        folder.name,
+        first.primary,
+        str(first.examples),
+        score(found, SIMPLE),
+        "",
+        score(found, NEAREST),
+        "",
+        "",
+        "",
+    ]
     return f"| {' | '.join([*cells, *(score(found, name) for name in models)])} |"
 
 

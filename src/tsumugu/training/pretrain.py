@@ -6,8 +6,11 @@ The recipe is written into that folder first; a run that was killed at any momen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tsumugu.anatomy.card import About
 from tsumugu.anatomy.distribution import corpus_source
@@ -30,6 +33,7 @@ from tsumugu.training.informed import start_informed, write_statistics
 from tsumugu.training.initialization import initialize
 from tsumugu.training.launch import RUNS, begin, describe, go, opened, recipe_of
 from tsumugu.training.loop import Result, Trainer
+from tsumugu.training.optimizers import HEADS
 from tsumugu.training.outline import from_section
 from tsumugu.training.recipe import Recipe
 from tsumugu.training.run_data import keep_environment, open_corpora, prepare_text
@@ -192,7 +196,12 @@ def _model(recipe: Recipe, tokenizer: Tokenizer, vocab_size: int, head: str) -> 
     """The network with unset weights (or those of `model.init`), and how many positions it shall read."""
     section, context = recipe.model, recipe.data.context
     if section.init is not None:
-        model = load_model(section.init, task=head)
+        torch.manual_seed(recipe.train.seed)
+        model = load_model(section.init, task=head, strict=False)
+        report = model.load_report
+        if report is not None:  # what another objective asks of the head begins fresh
+            lost = tuple(name for name in report.missing if name.partition(".")[0] not in HEADS)
+            replace(report, missing=lost, unused=()).require(section.init)
         if model.config.vocab_size < vocab_size:
             raise ConfigError(
                 f"it knows {model.config.vocab_size} tokens, the corpus has {vocab_size}",

@@ -101,6 +101,20 @@ def test_select_count_confirm(root: Path, size: tuple[int, int]) -> None:
     assert (root / folder(MODEL) / "snapshots" / NEW).exists()
 
 
+def test_details_may_be_gone_already(root: Path) -> None:
+    """As where somebody opens the browser and leaves at once, on a busy machine."""
+    import asyncio
+
+    async def session(browser: CacheBrowser) -> None:
+        async with browser.run_test() as pilot:
+            await settle(pilot)
+            await browser.query_one("#about").remove()
+            await pilot.press("down")
+            await settle(pilot)
+
+    asyncio.run(session(CacheBrowser([scan(root=root)])))
+
+
 def test_nothing_goes_without_a_yes(root: Path) -> None:
     seen, before = scan(root=root), contents(root)
     for ending in (["x", "n", "q"], ["x", "enter", "escape"], ["x", "escape", "q"]):

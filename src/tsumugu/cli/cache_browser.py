@@ -205,8 +205,11 @@ class CacheBrowser(App[list[Plan]]):
     @on(Tree.NodeHighlighted)
     def show_details(self, event: Tree.NodeHighlighted[Item]) -> None:
         if event.node.data is not None:
-            self.query_one("#about", Static).update(Text(self.about(event.node.data), overflow="fold"))
-            self.query_one("#details").scroll_home(animate=False)
+            # There are no panes any more where somebody opens it and leaves at once.
+            for pane in self.query("#about").results(Static):
+                pane.update(Text(self.about(event.node.data), overflow="fold"))
+            for place in self.query("#details"):
+                place.scroll_home(animate=False)
 
     def about(self, item: Item) -> str:
         """The details pane: the files of a revision and who shares them, or the revisions of a repo."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import multiprocessing
+import os
 import pkgutil
+import platform
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import benchmarks
-from benchmarks.harness import Report
+from benchmarks.harness import Row, close, measured
 
 HELPERS = {"__main__", "harness", "japanese_encoder", "programs", "workers"}
 LONG = {"curves", "faithfulness", "learning", "tasks"}
@@ -25,10 +28,24 @@ def main() -> None:
     unknown = set(arguments.names) - set(names)
     if unknown:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
-    report = Report(smoke=arguments.smoke)
-    for name in arguments.names or [each for each in names if arguments.smoke or each not in LONG]:
-        importlib.import_module(f"benchmarks.{name}").run(report)
-    report.close(arguments.json)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    chosen = arguments.names or [each for each in names if arguments.smoke or each not in LONG]
+    if arguments.smoke and len(chosen) > 1:
+        rows = side_by_side(chosen)
+    else:
+        rows = [row for name in chosen for row in measured(name, smoke=arguments.smoke)]
+    close(rows, arguments.json)
+
+
+def side_by_side(names: list[str]) -> list[Row]:
+    """Two benchmarks at a time, each on a core, where figures mean nothing."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    try:
+        runs = [pool.submit(measured, name, smoke=True) for name in names]
+        return [row for run in runs for row in run.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,6 @@ class Report:
     def __init__(self, *, smoke: bool) -> None:
         self.smoke = smoke
         self.rows: list[Row] = []
-        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
 
     def compare(
         self,
@@ -65,10 +63,19 @@ class Report:
     def skip(self, work: str, why: str) -> None:
         print(f"{work:44} skipped: {why}", flush=True)
 
-    def close(self, path: Path | None) -> None:
-        print(f"{len(self.rows)} comparisons, medians; above 1x we are quicker, or take less", flush=True)
-        if path is not None:
-            path.write_text(json.dumps([asdict(row) for row in self.rows], indent=2) + "\n", "utf-8")
+
+def measured(name: str, *, smoke: bool) -> list[Row]:
+    """The comparisons of one benchmark."""
+    report = Report(smoke=smoke)
+    importlib.import_module(f"benchmarks.{name}").run(report)
+    return report.rows
+
+
+def close(rows: list[Row], path: Path | None) -> None:
+    """Say how many comparisons there were, and write them to a file if one is named."""
+    print(f"{len(rows)} comparisons, medians; above 1x we are quicker, or take less", flush=True)
+    if path is not None:
+        path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", "utf-8")
 
 
 def seconds(work: Callable[[], object]) -> float:

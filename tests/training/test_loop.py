@@ -13,10 +13,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.training.recipes import KINDS, recipe, steps, weights
 
 import tsumugu as tg
-from tsumugu.core.errors import ConfigError, InputError, TsumuguError
+from tsumugu.core.errors import CheckpointError, ConfigError, InputError, TsumuguError
 from tsumugu.training import checkpointing
 from tsumugu.training import pretrain as pretraining
 from tsumugu.training.checkpointing import find_checkpoint, steps_in
@@ -230,6 +231,25 @@ def test_weights_that_are_there_are_trained_on(tmp_path, undisturbed):
     train(values, tmp_path / "run", quiet=True)
     before, after = (tg.load_tensors(each) for each in (begin, find_checkpoint(tmp_path / "run", "last")))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_another_objective_asks_of_the_head_begins_fresh(tmp_path, undisturbed):
+    begin = find_checkpoint(undisturbed("masked"))
+    values = prepared(tmp_path, "masked", undisturbed, train={"steps": 1, "lr": 0.0, "ema": None})
+    values |= {"model": {"init": str(begin)}, "objective": {"name": "next-sentence"}}
+    values["data"]["packing"] = "single"
+    train(values, tmp_path / "run", quiet=True)
+    before, after = (tg.load_tensors(each) for each in (begin, find_checkpoint(tmp_path / "run", "last")))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    fresh = {name.split(".")[0] for name in set(after) - set(before)}
+    assert fresh <= {"bert", "cls"}
+    assert {"bert.pooler.dense.weight", "cls.seq_relationship.weight"} <= set(after) - set(before)
+    hollow = tmp_path / "hollow"
+    shutil.copytree(begin, hollow)
+    save_file({name: each for name, each in before.items() if ".0.attention" not in name}, hollow / "model.safetensors")
+    values["model"] = {"init": str(hollow)}
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.layers\.0\.attention"):
+        train(values, tmp_path / "other", quiet=True)
 
 
 def test_raw_text_is_cut_by_the_tokenizer_of_the_weights(tmp_path, undisturbed):

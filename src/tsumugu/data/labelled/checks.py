@@ -110,6 +110,8 @@ class Reader:
             if len(value) != 1:
                 raise self.refuse(row, part, f"holds {len(value)} labels, not one")
             value = value[0]
+        if value == "-" and self.columns.get(part) == "gold_label":
+            raise self.refuse(row, part, "is '-': those who were asked did not agree", "pass over such rows")
         return self.checked_label(row, part, value)
 
     def checked_label(self, row: Row, part: str, value: Any) -> str:
@@ -230,7 +232,7 @@ def _from_utf16(text: str, start: int, end: int, stated: str) -> tuple[int, int]
 def _question_example(reader: Reader, row: Row, common: dict[str, Any]) -> QuestionExample:
     context = reader.text(row, "context")
     found: list[Answer] = []
-    for text, start in _answers(reader, row):
+    for text, start in _answers(reader, row, context):
         if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
             raise reader.refuse(row, "answers", "an answer is not a text with a whole number where it starts")
         if not text:
@@ -248,8 +250,11 @@ def _question_example(reader: Reader, row: Row, common: dict[str, Any]) -> Quest
     )
 
 
-def _answers(reader: Reader, row: Row) -> list[tuple[Any, Any]]:
-    """Answers as ``{"text": […], "answer_start": […]}`` or as a list of ``{"text": …, "answer_start": …}``."""
+def _answers(reader: Reader, row: Row, context: str) -> list[tuple[Any, Any]]:
+    """Answers as ``{"text": […], "answer_start": […]}`` or as a list of ``{"text": …, "answer_start": …}``.
+
+    A plain text starts where its column says, or where the context has it first.
+    """
     value = _parsed(reader.get(row, "answers"))
     if isinstance(value, dict):
         texts, starts = (value.get(name) for name in ("text", "answer_start"))
@@ -258,19 +263,31 @@ def _answers(reader: Reader, row: Row) -> list[tuple[Any, Any]]:
             return list(zip(texts, starts, strict=True))
     elif isinstance(value, list) and all(isinstance(each, dict) for each in value):
         return [(each.get("text"), each.get("answer_start", each.get("start"))) for each in value]
+    elif isinstance(value, str):
+        start = value_of(row, reader.columns["start"]) if "start" in reader.columns else context.find(value)
+        if start == -1:
+            said = f"the context does not have {value[:40]!r}"
+            raise reader.refuse(row, "answers", said, "where answers are in other words, the kind is text-to-text")
+        return [(value, int(start) if str(start).isdecimal() else start)] if value else []
     raise reader.refuse(row, "answers", "holds no answers", 'write {"text": ["…"], "answer_start": [0]}')
 
 
 def _choice_example(reader: Reader, row: Row, common: dict[str, Any]) -> ChoiceExample:
+    names: Any = None
     if reader.columns["choices"] == "choice0":
         texts: Any = [value for name, value in row.values.items() if re.fullmatch(r"choice\d+", name)]
     else:
         value = _parsed(reader.get(row, "choices"))
         texts = value.get("text") if isinstance(value, dict) else value
+        names = value.get("label") if isinstance(value, dict) else None
     if not isinstance(texts, list) or len(texts) < 2:
         raise reader.refuse(row, "choices", "holds no two choices")
     choices = tuple(reader.checked_text(row, "choices", each) for each in texts)
-    label = _choice(reader.get(row, "label"), choices)
+    given = reader.get(row, "label")
+    if isinstance(names, list) and len(names) == len(choices) and as_label(given) in map(as_label, names):
+        label: int | None = [as_label(each) for each in names].index(as_label(given))  # as ARC calls its choices
+    else:
+        label = _choice(given, choices)
     if label is None:
         said = f"{reader.get(row, 'label')!r} is none of the {len(choices)} choices"
         raise reader.refuse(row, "label", said, "count from 0, write a letter from A, or the choice itself")

@@ -34,7 +34,7 @@ def _is_text(value: Any) -> bool:
 
 def _is_label(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) == 1 and isinstance(value[0], str)
+        return len(value) == 1 and isinstance(value[0], str | int)
     return isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
 
 
@@ -55,6 +55,10 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.startswith("["))
 
 
+def _is_tags(value: Any) -> bool:
+    return _is_list(value) and (isinstance(value, str) or not any(isinstance(each, list | dict) for each in value))
+
+
 def _is_said(value: Any) -> bool:
     """A text, or messages."""
     return _is_text(value) or _is_list(value)
@@ -69,7 +73,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_answers(value: Any) -> bool:
-    return isinstance(value, dict | list) or (isinstance(value, str) and value[:1] in "[{")
+    return isinstance(value, dict | list) or (isinstance(value, str) and bool(value))
 
 
 _ID = Part(
@@ -100,6 +104,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Part("question", ("question", "query"), looks=_is_text),
         Part("context", ("context", "passage", "paragraph"), looks=_is_text),
         Part("answers", ("answers", "answer"), looks=_is_answers),
+        Part("start", ("answer_start",), needed=False),
         Part("title", ("title",), needed=False),
     ),
     "multiple-choice": (
@@ -112,7 +117,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "token-classification": (
         _ID,
         Part("tokens", ("tokens", "words"), needed=False, looks=_is_list),
-        Part("tags", ("tags", "ner_tags", "labels", "ner", "bio", "pos_tags"), needed=False, looks=_is_list),
+        Part("tags", ("tags", "ner_tags", "labels", "ner", "bio", "pos_tags"), needed=False, looks=_is_tags),
         Part("text", _TEXT, needed=False, looks=_is_text),
         Part("spans", ("spans", "entities", "ents", "label", "labels"), needed=False, looks=_is_spans),
     ),
@@ -212,6 +217,8 @@ def guess_kind(row: Row, wanted: Mapping[str, str] | None = None) -> str:
         parts = {part.name: part for part in PARTS[kind]}
         if not all(parts[name].looks(value_of(row, column)) for name, column in columns.items()):
             continue
+        if kind == "question-answering" and not _answered(row, columns):
+            continue
         if kind == "similarity" and not _scores(row, columns["score"]):
             continue
         if kind == "conversation" and not {*_MESSAGES, "instruction"} & set(columns.values()):
@@ -267,6 +274,14 @@ def _usual(part: Part, row: Row, taken: set[str]) -> str | None:
     if part.needed:
         return next(iter(fitting or candidates), None)
     return next(iter(fitting), None)
+
+
+def _answered(row: Row, columns: Mapping[str, str]) -> bool:
+    """Whether an answer that is a plain text stands in its context, and is no choice among others."""
+    answer, context = (value_of(row, columns[name]) for name in ("answers", "context"))
+    choices = next(part for part in PARTS["multiple-choice"] if part.name == "choices")
+    plain = isinstance(answer, str) and answer[:1] not in ("[", "{")
+    return not plain or (answer in context and not any(has_column(row, name) for name in choices.usual))
 
 
 def _either(found: dict[str, str], row: Row, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Formats that nest: SQuAD, Label Studio and spaCy, each laid out flat, a row for each example.
+"""Formats that nest: SQuAD, Label Studio, spaCy and its kin, each laid out flat, a row for each example.
 
-Doccano's lines are flat already. Pickles and spaCy's binary files are not read.
+Doccano's lines are mostly flat already. Pickles and spaCy's binary files are not read.
 """
 
 from __future__ import annotations
@@ -14,19 +14,31 @@ from tsumugu.data.rows import Row
 
 Layout = Callable[[Row], Iterator[Row]]
 
+PRODIGY = ("accept", "reject", "ignore")
+"""What people answer in Prodigy."""
+
 
 def find_layout(row: Row) -> Layout | None:
     """The layout that a file's first record shows; None where rows are flat already."""
     values = row.values
     if isinstance(values.get("data"), list) and all(isinstance(each, dict) for each in values["data"]):
         return squad_rows
-    if isinstance(values.get("annotations"), list) and isinstance(values.get("data"), dict):
+    notes = values.get("annotations", values.get("completions"))
+    if isinstance(notes, list) and isinstance(values.get("data"), dict):
         return label_studio_rows
+    if isinstance(notes, list) and isinstance(values.get("text"), str):
+        return lambda each: iter([_doccano_row(each)])
+    if isinstance(notes, list) and isinstance(values.get("classes"), list):
+        return lambda each: spacy_pairs((pair for pair in each.values["annotations"] if pair), each.source)
+    if values.get("answer") in PRODIGY and {"spans", "label", "accept"} & set(values):
+        return lambda each: iter([_prodigy_row(each)])
     if isinstance(values.get("paragraphs"), list):
         first = next(iter(values["paragraphs"]), None)
         if isinstance(first, dict) and "qas" in first:
             return lambda each: _article_rows(each, each.values)
         return spacy_rows
+    if "ents" in values and isinstance(values.get("spans"), dict):
+        return lambda each: iter([_with_groups(each)])
     if isinstance(values.get("cats"), dict) and isinstance(values.get("text"), str) and values["cats"]:
         return lambda each: iter([_with_category(each)])
     return None
@@ -55,16 +67,19 @@ def _article_rows(article: Row, values: Mapping[str, Any]) -> Iterator[Row]:
 def label_studio_rows(record: Row) -> Iterator[Row]:
     """A task of Label Studio's JSON export: the first annotation that was not cancelled.
 
-    Regions with labels become spans, a choice becomes the label, written text the target.
+    Regions with labels become spans, a choice (of a taxonomy its whole path) becomes the label, written text the
+    target. Older exports say `completions` for annotations.
     """
     data: dict[str, Any] = record.values["data"]
     task: dict[str, Any] = {str(key): value for key, value in data.items() if isinstance(value, str)}
     values: dict[str, Any] = {**task, "id": record.values.get("id", record.number)}
-    done = [each for each in _objects(record, "annotations") if not each.get("was_cancelled")]
+    column = "annotations" if "annotations" in record.values else "completions"
+    done = [each for each in _objects(record, column) if not each.get("was_cancelled")]
     if not done:
-        raise InputError("the task is not annotated", where=f"{record.where}, column 'annotations'")
+        raise InputError("the task is not annotated", where=f"{record.where}, column {column!r}")
     spans: list[Any] = []
-    text: Any = "text" if "text" in task else max(task, key=lambda name: len(task[name]), default=None)
+    text: Any = None
+    unread: list[str] = []
     for region in done[0].get("result", []):
         if not isinstance(region, dict) or not isinstance(region.get("value"), dict):
             continue
@@ -78,11 +93,74 @@ def label_studio_rows(record: Row) -> Iterator[Row]:
             values["score"] = value.get(str(kind))
         elif kind == "textarea":
             values["target"] = value.get("text")
+        elif kind == "taxonomy":
+            paths = value.get("taxonomy")
+            values["label"] = ["/".join(map(str, each)) for each in paths] if isinstance(paths, list) else paths
+        elif kind != "relation":
+            unread.append(str(kind))
     if "label" not in values and "score" not in values and "target" not in values:
+        if unread and not spans:
+            said = f"regions of type {unread[0]!r} are not read"
+            raise InputError(said, where=f"{record.where}, column {column!r}", mend="label texts, spans or choices")
         values["spans"] = spans
-        if text is not None:
-            values["text"] = task[text]
+        if task:
+            values["text"] = task[text or _text_of(task, spans)]
     yield Row(record.number, values, record.source, record.unit)
+
+
+def _text_of(task: Mapping[str, str], spans: Iterable[Mapping[str, Any]]) -> str:
+    """The field of a task that spans are marked in, which only the labelling's configuration names.
+
+    It is the one in which they stand as they say; else the one called text, else the longest.
+    """
+    usual = sorted(task, key=lambda name: (name != "text", -len(task[name])))
+    marked = [(each.get("start"), each.get("end"), each.get("text")) for each in spans]
+
+    def fits(name: str) -> bool:
+        return all(
+            isinstance(start, int) and isinstance(end, int) and task[name][start:end] == said
+            for start, end, said in marked
+        )
+
+    return next((name for name in usual if marked and fits(name)), usual[0])
+
+
+def _doccano_row(row: Row) -> Row:
+    """A row of Doccano's older JSON: annotations that are spans, or the number of a label."""
+    notes = _objects(row, "annotations")
+    values = {name: value for name, value in row.values.items() if name not in ("annotations", "meta")}
+    if notes and all("start_offset" not in each for each in notes):
+        values["label"] = [each.get("label", each.get("text")) for each in notes]
+    else:
+        values["spans"] = notes
+    return Row(row.number, values, row.source, row.unit)
+
+
+def _prodigy_row(row: Row) -> Row:
+    """A row of Prodigy: what was accepted, with the option that was chosen as its label."""
+    values = {name: value for name, value in row.values.items() if name not in ("tokens", "options", "answer")}
+    if row.values.get("answer") != "accept":
+        said = f"was answered {row.values.get('answer')!r}, not 'accept'"
+        raise InputError(said, where=f"{row.where}, column 'answer'", mend="pass over such rows")
+    if isinstance(values.get("accept"), list):
+        values["label"] = values.pop("accept")
+    return Row(row.number, values, row.source, row.unit)
+
+
+def _with_groups(row: Row) -> Row:
+    """A row of `Doc.to_json` with groups of spans: its entities, or where there are none the spans of its one group.
+
+    Raises:
+        InputError: there are several groups, and no entities.
+    """
+    groups = {name: spans for name, spans in row.values["spans"].items() if spans}
+    values = {name: value for name, value in row.values.items() if name not in ("spans", "tokens")}
+    if not values["ents"] and groups:
+        if len(groups) > 1:
+            said = f"there are {len(groups)} groups of spans ({', '.join(groups)})"
+            raise InputError(said, where=f"{row.where}, column 'spans'", mend="keep one of them, or write doc.ents")
+        (values["ents"],) = groups.values()
+    return Row(row.number, values, row.source, row.unit)
 
 
 def spacy_rows(record: Row) -> Iterator[Row]:

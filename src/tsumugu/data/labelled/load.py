@@ -18,14 +18,14 @@ from tsumugu.data.labelled.columns import find_columns, guess_kind
 from tsumugu.data.labelled.examples import Example, Examples, Problem, find_kind, labels_of
 from tsumugu.data.labelled.labels import LabelSet
 from tsumugu.data.labelled.layouts import Layout, find_layout, spacy_pairs
-from tsumugu.data.labelled.plain import conll_rows, glue_rows, is_glue
+from tsumugu.data.labelled.plain import conll_rows, fasttext_rows, glue_rows, is_fasttext, is_glue
 from tsumugu.data.readers import OnError, read_rows
 from tsumugu.data.rows import Row
 from tsumugu.data.sources import find_source, opened, pieces
 
 OnProblem = Literal["raise", "skip"]
 CONLL = ("conll", "bio", "iob", "iob2", "conllu")
-NESTED = ("squad", "label-studio", "doccano", "spacy", "jglue")
+NESTED = ("squad", "label-studio", "doccano", "spacy", "prodigy", "jglue")
 """Names that people give to formats that are found by what stands in the file."""
 
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -49,8 +49,8 @@ def load_examples(
     """Labelled examples from a file, each row checked.
 
     Read are JSON Lines, JSON, CSV, TSV and Parquet (also packed), CoNLL and BIO files, SQuAD 1.1 and 2.0, JGLUE, GLUE,
-    the exports of Doccano, Label Studio and spaCy (JSON), and ``hf:NAME[:SPLIT]`` where the `datasets` library is
-    there.
+    fastText, the exports of Doccano, Label Studio, Prodigy and spaCy (JSON), and ``hf:NAME[:SPLIT]`` where the
+    `datasets` library is there.
 
     Args:
         source: the file, or the name of a data set.
@@ -209,10 +209,16 @@ def _open(
         return conll_rows(found, token=token, tag=tag, on_error=note), {}, None
     if form == "glue" or (not form and suffix.lower() == "tsv" and is_glue(find_source(source, None, "replace"))):
         return glue_rows(find_source(source, "tsv", "surrogateescape"), on_error=note), {}, columns
+    if form == "fasttext" or (
+        not form and suffix.lower() == "txt" and is_fasttext(find_source(source, None, "replace"))
+    ):
+        return fasttext_rows(find_source(source, "txt", "surrogateescape"), on_error=note), {}, columns
     if form in NESTED:
         format = None
     elif form and form.split(".")[0] not in (*FORMATS, "ndjson", "pq"):
-        raise InputError(f"unknown format {format!r}", mend=did_you_mean(form, [*FORMATS, *CONLL, *NESTED, "glue"]))
+        raise InputError(
+            f"unknown format {format!r}", mend=did_you_mean(form, [*FORMATS, *CONLL, *NESTED, "glue", "fasttext"])
+        )
     if form == "txt" or (not form and suffix.lower() == "txt"):
         raise InputError("plain text has no labels", where=source, mend="for tokens with tags say that it is conll")
     if file_format(source, format).rows == "json" and (pairs := _pairs(source)) is not None:

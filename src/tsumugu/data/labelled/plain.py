@@ -1,7 +1,7 @@
-"""Labelled text files without a header: CoNLL's columns, and GLUE's tab-separated files.
+"""Labelled text files without a header: CoNLL's columns, GLUE's tab-separated files, and fastText's lines.
 
 Source: Tjong Kim Sang and De Meulder 2003, section 2.1 (a token a line, a blank line behind a sentence); Wang et al.
-2018, the files of GLUE, whose fields are never quoted.
+2018, the files of GLUE, whose fields are never quoted; Joulin et al. 2017, the files of fastText.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tsumugu.data.readers import OnError
 from tsumugu.data.rows import Row
 from tsumugu.data.sources import Source, lines, opened
 
+MARK = "__label__"
+"""What a label begins with in fastText's files."""
 _COLA = ("source", "label", "star", "sentence")
 _HEADERS = (
     *(("sentence", "label"), ("Quality", "#1 ID"), ("index", "genre", "filename"), ("id", "qid1", "qid2")),
@@ -85,6 +87,32 @@ def glue_rows(source: Source, *, on_error: OnError | None = None) -> Iterator[Ro
             if on_error is None:
                 raise error
             on_error(error)
+
+
+def fasttext_rows(source: Source, *, on_error: OnError | None = None) -> Iterator[Row]:
+    """The rows of a file whose lines begin with their labels: ``__label__good a fine film``.
+
+    Args:
+        source: checked, not yet open.
+        on_error: called with a line that has no label, which is passed over then; raised when left out.
+    """
+    with opened(source) as stream:
+        for number, line in enumerate(lines(source, stream), start=1):
+            found = re.match(rf"\s*((?:{MARK}\S+\s*)+)(.*)", line.rstrip("\r\n"))
+            if found is not None:
+                labels = [each.removeprefix(MARK) for each in found[1].split()]
+                yield Row(number, {"text": found[2], "label": labels}, source.name, "line")
+            elif line.strip():
+                error = InputError(f"does not begin with {MARK}LABEL", where=source.line(number))
+                if on_error is None:
+                    raise error
+                on_error(error)
+
+
+def is_fasttext(source: Source) -> bool:
+    """Whether the first line begins with a label as fastText writes it."""
+    with opened(source) as stream:
+        return next(lines(source, stream), "").startswith(MARK)
 
 
 def is_glue(source: Source) -> bool:

@@ -15,8 +15,10 @@ import tsumugu as tg
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED
+from tsumugu.generation.constrained import Guide
 from tsumugu.models.base import Model
-from tsumugu.tasks.prompting.base import common, vote
+from tsumugu.tasks.prompting.base import _line, common, vote
+from tsumugu.tasks.prompting.extraction import _entity_rules
 from tsumugu.tasks.prompting.template import LANGUAGES, PromptTemplate
 from tsumugu.text.tokenizer import Tokenizer
 
@@ -195,6 +197,15 @@ def test_names_lie_in_their_text(solver: Any) -> None:
                 end = each["end"]
                 found += 1
     assert found
+
+
+@pytest.mark.parametrize("name", ["トヨタ自動車", "ｶﾞｰﾅ", "UEFAカップ1978–79", "バーデン=ヴュルテンベルク州"])
+def test_japanese_names_may_mix_letters(name: str, tokenizer: Tokenizer) -> None:  # noqa: F811
+    rules = _line(_entity_rules(f"{name}に行く", ["組織名"], "なし", None), "")
+    guide = Guide(tokenizer, [rules], vocab=len(tokenizer), ends=[tokenizer.eos_token_id or 0])
+    for token in tokenizer.encode(f"{name} (組織名)", add_special_tokens=False):
+        guide.wrote(np.array([token]))
+    assert guide.matchers[0].is_accepting()
 
 
 def test_a_question_alone_and_votes(solver: Any) -> None:

@@ -128,7 +128,7 @@ def test_forms_of_a_call(make: ModelMaker) -> None:
     assert list(one) == ["score", "start", "end", "answer"]
     assert ask({"question": question, "context": context}) == one
     assert ask(question, context) == one
-    assert ask([{"question": question, "context": context}]) == [one]
+    assert ask([{"question": question, "context": context}]) == one
     several = ask(question=QUESTIONS, context=context)
     alike(several, [ask(question=each, context=context) for each in QUESTIONS])
     many = ask(question=question, context=ENGLISH_SENTENCES)

@@ -145,7 +145,7 @@ def _tag(task: Task, rows: Sequence[Any], examples: Examples, options: dict[str,
 def _answer(task: Task, rows: Sequence[Any], examples: Examples, options: dict[str, Any]) -> Iterator[Prediction]:
     asked = [{"question": row.question, "context": row.context} for row in rows]
     chosen = {"handle_impossible_answer": any(not row.answers for row in examples), **options}
-    for answer in task(asked, **chosen):
+    for answer in task.each(asked, **chosen):
         yield Prediction(answer["answer"])
 
 

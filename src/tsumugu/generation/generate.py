@@ -102,8 +102,8 @@ def beginnings(model: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> GenerationOptions:
     """Checked options for texts that begin so.
 
-    `max_length` becomes `max_new_tokens`, the model's own end is filled in, and who names an option of drawing, or
-    several texts without beams, means drawing unless `do_sample` says otherwise.
+    `max_length` and `min_length` become `max_new_tokens` and `min_new_tokens`, the model's own end is filled in, and
+    who names an option of drawing, or several texts without beams, means drawing unless `do_sample` says otherwise.
     """
     options = dict(options)
     if options.get("num_beams", 1) == 1:
@@ -115,6 +115,9 @@ def resolve_options(model: Any, prompts: Sequence[Sequence[int]], options: dict[
         if max_length <= longest:
             raise InputError(f"the prompt has {longest} tokens already", where=f"max_length={max_length}")
         options.setdefault("max_new_tokens", max_length - longest)
+    min_length = options.pop("min_length", None)
+    if min_length is not None:
+        options.setdefault("min_new_tokens", max(0, min_length - longest))
     if isinstance(options.get("json_schema"), Mapping):
         options["json_schema"] = json.dumps(options["json_schema"])
     if options.get("eos_token_id") is None:

@@ -48,7 +48,7 @@ def answers(
     while spans:
         start, end = spans.pop()
         try:
-            found += [show(result) for result in task(list(rows[start:end]), **options)]
+            found += [show(result) for result in task.each(rows[start:end], **options)]
         except InputError as error:
             if end - start == 1:
                 found.append(error)

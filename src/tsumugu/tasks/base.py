@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +15,7 @@ from tsumugu.core.errors import ConfigError, InputError, did_you_mean
 from tsumugu.data.rows import Row, listed, text_column, text_of
 from tsumugu.engines.load import is_compiled, load_merged
 from tsumugu.hub.progress import Progress
+from tsumugu.tasks.usual import renamed
 from tsumugu.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class Task(ABC):
     Attributes:
         name: what the task is called.
         default_model: the model when none is named.
-        options: names of what a call may ask for.
+        options: names of what a call may ask for, beside `batch_size`.
+        usual: further names that the usual pipeline has for them; None where nothing here depends on it.
         heads: further heads than the usual one that the task can use.
         sorts: whether `_solve` computes rows of like length together, so that it is handed many at once.
         columns: names of the columns that hold an input of several texts; the usual ones first. Without any, an input
@@ -59,6 +62,7 @@ class Task(ABC):
     name: ClassVar[str]
     default_model: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
+    usual: ClassVar[Mapping[str, str | None]] = {}
     engines: ClassVar[tuple[str, ...]] = ("torch",)
     head: ClassVar[str | None] = None
     loads: ClassVar[str | None] = None
@@ -70,8 +74,6 @@ class Task(ABC):
     def __init__(
         self, model: Model | OnnxModel, tokenizer: Tokenizer, *, batch_size: int | None = None, **defaults: Any
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"{batch_size} rows are no batch", where="batch_size", mend="at least 1")
         needed = _needed_head(self)
         if needed is not None and model.head_name not in (needed, *self.heads):
             raise InputError(
@@ -81,7 +83,7 @@ class Task(ABC):
             )
         # A task that runs on torch alone is never handed anything else.
         self.model: Any = model
-        self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.tokenizer, self.batch_size = tokenizer, _rows(batch_size)
         self.defaults = self._checked(defaults)
 
     @classmethod
@@ -149,6 +151,10 @@ class Task(ABC):
             )
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
+        if "batch_size" in options:
+            sized = copy(self)
+            sized.batch_size = _rows(options.pop("batch_size"))
+            return Task.__call__(sized, inputs, **options)
         chosen = self.defaults | self._checked(options)
         if self._is_one(inputs):
             return self._solve([inputs], **chosen)[0]
@@ -157,6 +163,10 @@ class Task(ABC):
         if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | Mapping):
             return self._stream(inputs, chosen, self.batch_size or ROWS)
         raise InputError(f"cannot solve {self.name} for {type(inputs).__name__}", where="inputs", mend="give text")
+
+    def each(self, rows: Sequence[Any], **options: Any) -> list[Any]:
+        """One result for each row, whatever a call does to lists in the usual pipeline."""
+        return list(self._stream(rows, self.defaults | self._checked(options), self.window))
 
     @property
     def window(self) -> int:
@@ -239,12 +249,19 @@ class Task(ABC):
         yield json.dumps(cls.record(result), ensure_ascii=False)
 
     def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        options = renamed(options, {"num_workers": None, **self.usual})
         for name in options:
             if name not in self.options:
                 raise InputError(
                     f"{self.name} has no option {name!r}", where="options", mend=did_you_mean(name, self.options)
                 )
         return options
+
+
+def _rows(batch_size: int | None) -> int | None:
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"{batch_size} rows are no batch", where="batch_size", mend="at least 1")
+    return batch_size
 
 
 def _needed_head(task: Task | type[Task]) -> str | None:

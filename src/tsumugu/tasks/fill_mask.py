@@ -16,24 +16,33 @@ class FillMask(Task):
     """The likeliest tokens at each mask.
 
     A text with one mask gives a list of `{"score", "token", "token_str", "sequence"}`, likeliest first; with several
-    masks, one such list for each, in order.
+    masks, one such list for each, in order, whose `sequence` keeps the other masks and the special tokens. A list of
+    one text gives what the text gives, as in the usual pipeline.
 
     Options of a call:
         top_k: how many tokens for each mask (5).
         targets: score only these words; a word of several tokens is refused.
+        tokenizer_kwargs: options of the tokenizer, such as truncation and max_length.
     """
 
     name = "fill-mask"
     engines = ("torch", "onnx", "native")
-    options = frozenset({"top_k", "targets"})
+    options = frozenset({"top_k", "targets", "tokenizer_kwargs"})
     heads = ("pretraining",)
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        results = super().__call__(inputs, **options)
+        return results[0] if isinstance(inputs, list) and len(inputs) == 1 else results
 
     @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         mask = self.tokenizer.mask_token_id
         if mask is None:
             raise InputError("the tokenizer has no mask token", where="tokenizer", mend="use a masked language model")
-        encoded = self.tokenizer(rows, padding=True, return_tensors="pt")
+        more = dict(options.get("tokenizer_kwargs") or {})
+        if more.get("truncation") is True:
+            more.setdefault("max_length", self.longest)
+        encoded = self.tokenizer(rows, **{**more, "padding": True, "return_tensors": "pt"})
         ids: Tensor = encoded["input_ids"]
         logits = self.model(**encoded).logits
         candidates = self._targets(options.get("targets"))
@@ -50,7 +59,11 @@ class FillMask(Task):
                     mend="put it where a word is missing",
                 )
             real = ids[row][encoded["attention_mask"][row].bool()].tolist()
-            answers = [self._answers(logits[row, place], real, int(place), candidates, count) for place in places]
+            # With other masks left, the text is shown as it was read, as in the usual pipeline.
+            plain = len(places) == 1
+            answers = [
+                self._answers(logits[row, place], real, int(place), candidates, count, plain=plain) for place in places
+            ]
             results.append(answers[0] if len(answers) == 1 else answers)
         return results
 
@@ -61,7 +74,7 @@ class FillMask(Task):
                 yield f"{answer['score']:.4f}  {answer['token_str']}\t{answer['sequence']}"
 
     def _answers(
-        self, logits: Tensor, ids: list[int], place: int, candidates: Tensor | None, count: int
+        self, logits: Tensor, ids: list[int], place: int, candidates: Tensor | None, count: int, *, plain: bool
     ) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1)
         if candidates is not None:
@@ -77,7 +90,7 @@ class FillMask(Task):
                     "score": score,
                     "token": token,
                     "token_str": self.tokenizer.decode([token]),
-                    "sequence": self.tokenizer.decode(filled, skip_special_tokens=True),
+                    "sequence": self.tokenizer.decode(filled, skip_special_tokens=plain),
                 }
             )
         return answers

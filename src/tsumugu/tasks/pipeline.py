@@ -13,6 +13,7 @@ from tsumugu.core.registry import PROMPTED, TASKS
 from tsumugu.engines.load import is_compiled, load_merged
 from tsumugu.hub.progress import Progress
 from tsumugu.tasks.base import Task
+from tsumugu.tasks.usual import at_revision, loading
 from tsumugu.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ def pipeline(
         model: a source as `load_model` takes it, or a loaded model; the task's default when left out, if it has one.
         tokenizer: a source or a tokenizer; the model's own when left out.
         **options: `dtype`, `device`, `engine`, `quantize`, `kv_cache`, `adapter` (it is merged), `batch_size`,
-            `progress`, and options of the task for every call.
+            `progress`, and options of the task for every call. What the usual pipeline calls them is known, too: a
+            `device` that is a number, `device_map`, `torch_dtype`, `revision`, `model_kwargs`.
 
     Raises:
         UnknownNameError: there is no such task; the nearest is named.
         InputError: the task needs a model to be named, or another kind of model.
     """
+    options = loading(options)
+    model = at_revision(model, options.pop("revision", None))
     if task is None:
         if model is None:
             raise InputError("name a task, or hand in a model", where="task")

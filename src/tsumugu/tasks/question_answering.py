@@ -7,7 +7,7 @@ options as in the usual pipeline.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,9 @@ class QuestionAnswering(Task):
 
     Called with `question=` and `context=`, or with `{"question", "context"}`, it gives `{"score", "start", "end",
     "answer"}`, where `answer` is the context from character `start` to `end`; with `top_k` above 1 a list of them, the
-    surest first. Lists of questions, of contexts, or of such mappings give lists; one context serves all questions, and
-    one question asks all contexts. A long context is read in pieces that overlap; an answer found in several is one
-    whose scores add up.
+    surest first. Lists of questions, of contexts, or of such mappings give lists, but one of length 1 gives what its
+    one gives, as in the usual pipeline; one context serves all questions, and one question asks all contexts. A long
+    context is read in pieces that overlap; an answer found in several is one whose scores add up.
 
     Options of a call:
         top_k: how many answers (1).
@@ -60,21 +60,13 @@ class QuestionAnswering(Task):
             "align_to_words",
         }
     )
+    usual: ClassVar[Mapping[str, str | None]] = {"topk": "top_k", "padding": None}
     sorts = True
     columns = (("question", "context"),)
 
     def __call__(self, inputs: Any = None, context: Any = None, *, question: Any = None, **options: Any) -> Any:
-        asked = inputs if question is None else question
-        if context is None:
-            return super().__call__(asked, **options)
-        questions, contexts = _several(asked), _several(context)
-        if len(questions) != len(contexts) and 1 not in (len(questions), len(contexts)):
-            raise InputError(f"{len(questions)} questions and {len(contexts)} contexts", where="inputs")
-        count = max(len(questions), len(contexts))
-        questions, contexts = (each * count if len(each) == 1 else each for each in (questions, contexts))
-        rows = [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
-        one = isinstance(asked, str) and isinstance(context, str)
-        return super().__call__(rows[0] if one else rows, **options)
+        results = super().__call__(asked(inputs, context, question, options), **options)
+        return results[0] if isinstance(results, list) and len(results) == 1 else results
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)
@@ -216,6 +208,25 @@ def _characters(encoded: Encoding, piece: int, first: int, last: int, words: boo
 
 def _wanted_words(wanted: bool | None, context: str) -> bool:
     return japanese_share([context]) < WITHOUT_SPACES if wanted is None else wanted
+
+
+def asked(inputs: Any, context: Any, question: Any, options: dict[str, Any]) -> Any:
+    """The input of a call in any of its forms: a mapping, or several. `data` and `X` are taken out of the options.
+
+    Raises:
+        InputError: as many questions as contexts are needed, or one of them.
+    """
+    named = [options.pop(name) for name in ("data", "X") if name in options]
+    given = next((each for each in (question, inputs, *named) if each is not None), None)
+    if context is None:
+        return given
+    questions, contexts = _several(given), _several(context)
+    if len(questions) != len(contexts) and 1 not in (len(questions), len(contexts)):
+        raise InputError(f"{len(questions)} questions and {len(contexts)} contexts", where="inputs")
+    count = max(len(questions), len(contexts))
+    questions, contexts = (each * count if len(each) == 1 else each for each in (questions, contexts))
+    rows = [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
+    return rows[0] if isinstance(given, str) and isinstance(context, str) else rows
 
 
 def _several(given: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from tsumugu.generation.generate import DRAWING, beginnings, complete, resolve_o
 from tsumugu.generation.options import GenerationOptions
 from tsumugu.tasks.base import ROWS, Task
 from tsumugu.tasks.batching import longest_first
+from tsumugu.tasks.usual import WRITING, configured
 
 DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}
 """What is asked of generation where neither the call nor the checkpoint says anything, as in the usual pipeline."""
@@ -33,6 +34,7 @@ class Text2TextGeneration(Task):
         truncation: cut a text that is too long for the model (True).
         return_tensors: give token ids under `…_token_ids` instead of text.
         clean_up_tokenization_spaces: as in `Tokenizer.decode`.
+        generation_config: as of `TextGeneration`.
     """
 
     name = "text2text-generation"
@@ -48,7 +50,11 @@ class Text2TextGeneration(Task):
         "return_text",
         "clean_up_tokenization_spaces",
     }
+    usual: ClassVar[Mapping[str, str | None]] = {**WRITING, "stop_sequence": "stop_strings"}
     sorts = True
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        return super()._checked(configured(options))
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         results = super().__call__(inputs, **options)

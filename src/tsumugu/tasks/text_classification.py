@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,16 @@ class TextClassification(ShowsLabel, Task):
         return_all_scores: every label, in the order of the model's labels.
         truncation: cut texts that are too long for the model (True).
         max_length: cut them here instead.
+        add_special_tokens: whether the tokenizer adds its own (True).
     """
 
     name = "text-classification"
     engines = ("torch", "onnx", "native")
     head = "sequence-classification"
-    options = frozenset({"top_k", "function_to_apply", "return_all_scores", "truncation", "max_length"})
+    options = frozenset(
+        {"top_k", "function_to_apply", "return_all_scores", "truncation", "max_length", "add_special_tokens"}
+    )
+    usual: ClassVar[Mapping[str, str | None]] = {"padding": None}
     sorts = True
     columns = (("text", "text_pair"), *PAIRS)
 
@@ -59,6 +63,7 @@ class TextClassification(ShowsLabel, Task):
             encoded = self.tokenizer(
                 [texts[index][0] for index in some],
                 None if some is alone else [texts[index][1] for index in some],
+                add_special_tokens=options.get("add_special_tokens", True),
                 **(cut if options.get("truncation", True) else {}),
             )
             for group, output, _ in outputs(self.model, self.tokenizer, encoded, rows=self.batch_size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tsumugu.core.config import type_hints
 from tsumugu.core.errors import InputError
@@ -12,8 +12,12 @@ from tsumugu.engines.load import load_model
 from tsumugu.generation.generate import complete, fitting, resolve_options, steps
 from tsumugu.generation.options import GenerationOptions
 from tsumugu.tasks.base import Task
+from tsumugu.tasks.usual import WRITING, configured
 
 Message = Mapping[str, Any]
+
+OF_TEXTS = ("add_special_tokens", "prefix", "skip_special_tokens", "clean_up_tokenization_spaces")
+"""Options that are about reading and spelling texts, not about choosing tokens."""
 
 
 class TextGeneration(Task):
@@ -25,10 +29,14 @@ class TextGeneration(Task):
     Options of a call are those of `GenerationOptions`, and:
         return_full_text: put the prompt in front (True for a text as usual).
         return_tensors: give `generated_token_ids` instead of text.
-        max_length: as `max_new_tokens`, with the prompt counted in.
-        truncation: drop the beginning of a prompt that is too long, where it would otherwise be refused.
+        max_length, min_length: as `max_new_tokens` and `min_new_tokens`, with the prompt counted in.
+        truncation: drop the beginning of a prompt that is too long, where it would otherwise be refused;
+            `handle_long_generation="hole"` is the same.
         stop_sequence: another name of `stop_strings`.
+        prefix: is read before a text, and not given back.
         add_special_tokens: whether the tokenizer adds its own to a text.
+        skip_special_tokens, clean_up_tokenization_spaces: as in `Tokenizer.decode`.
+        generation_config: what holds where the call says nothing, as a mapping or the usual library's object.
         draft: a smaller model with the same vocabulary, or where it lies, that guesses tokens; the text stays the same.
     """
 
@@ -39,17 +47,22 @@ class TextGeneration(Task):
         "return_full_text",
         "return_tensors",
         "max_length",
+        "min_length",
         "truncation",
-        "stop_sequence",
+        "handle_long_generation",
+        "prefix",
         "add_special_tokens",
+        "skip_special_tokens",
+        "clean_up_tokenization_spaces",
         "draft",
     }
+    usual: ClassVar[Mapping[str, str | None]] = {**WRITING, "stop_sequence": "stop_strings", "return_text": None}
     _draft: tuple[Any, Any] = (None, None)
 
     def stream(self, prompt: str | list[Message], **options: Any) -> Iterator[str]:
         """The new text of one prompt piece by piece; a character is never split, and a stop string never shown."""
         chosen = self.defaults | self._checked(options)
-        truncation = bool(chosen.pop("truncation", False))
+        truncation = _truncates(chosen)
         draft = self._guesser(chosen.pop("draft", None))
         ids = fitting(self._ids(prompt, chosen), self.model.config.max_positions, truncation)
         generation = self._options(chosen, [ids])
@@ -70,13 +83,19 @@ class TextGeneration(Task):
         if rest := _cut(held + decoder.finish(), generation.stops)[0]:
             yield rest
 
+    def __call__(self, inputs: Any = None, *, text_inputs: Any = None, **options: Any) -> Any:
+        return super().__call__(inputs if text_inputs is None else text_inputs, **options)
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        return super()._checked(configured(options))
+
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_conversation(inputs)
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         full = options.pop("return_full_text", None)
         as_tensors = options.pop("return_tensors", None)
-        truncation = bool(options.pop("truncation", False))
+        truncation = _truncates(options)
         draft = self._guesser(options.pop("draft", None))
         prompts = [self._ids(row, options) for row in rows]
         prompts = [fitting(prompt, self.model.config.max_positions, truncation) for prompt in prompts]
@@ -89,7 +108,7 @@ class TextGeneration(Task):
             if as_tensors:
                 results.append([{"generated_token_ids": [*prompt, *answer]} for answer in answers])
                 continue
-            written = [self._text(prompt, answer, generation.stops) for answer in answers]
+            written = [self._text(prompt, answer, generation.stops, options) for answer in answers]
             results.append([{"generated_text": _joined(row, text, full)} for text in written])
         return results
 
@@ -106,7 +125,7 @@ class TextGeneration(Task):
     def _ids(self, prompt: str | list[Message], options: dict[str, Any]) -> list[int]:
         special = options.get("add_special_tokens", True)
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt, add_special_tokens=special)
+            ids = self.tokenizer.encode(f"{options.get('prefix') or ''}{prompt}", add_special_tokens=special)
             if not ids:
                 first = self.tokenizer.bos_token_id
                 if first is None:
@@ -125,21 +144,29 @@ class TextGeneration(Task):
         return self._draft[1]
 
     def _options(self, options: dict[str, Any], prompts: list[list[int]]) -> GenerationOptions:
-        chosen = {key: value for key, value in options.items() if key != "add_special_tokens"}
-        if "stop_sequence" in chosen:
-            chosen["stop_strings"] = chosen.pop("stop_sequence")
-        return resolve_options(self.model, prompts, chosen)
-
-    def _text(self, prompt: list[int], answer: list[int], stops: tuple[str, ...]) -> str:
-        """The new text alone; decoded with its prompt, because a tokenizer may join the two."""
-        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
-        whole = self.tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
-        new = (
-            whole[len(before) :]
-            if whole.startswith(before)
-            else self.tokenizer.decode(answer, skip_special_tokens=True)
+        return resolve_options(
+            self.model, prompts, {key: value for key, value in options.items() if key not in OF_TEXTS}
         )
-        return _cut(new, stops)[0]
+
+    def _text(self, prompt: list[int], answer: list[int], stops: tuple[str, ...], options: Mapping[str, Any]) -> str:
+        """The new text alone; decoded with its prompt, because a tokenizer may join the two."""
+        before, whole, new = (
+            self.tokenizer.decode(
+                ids,
+                options.get("skip_special_tokens", True),
+                clean_up_tokenization_spaces=options.get("clean_up_tokenization_spaces"),
+            )
+            for ids in (prompt, [*prompt, *answer], answer)
+        )
+        return _cut(whole[len(before) :] if whole.startswith(before) else new, stops)[0]
+
+
+def _truncates(options: dict[str, Any]) -> bool:
+    """Whether a prompt may lose its beginning; what says so is taken out of the options."""
+    hole = options.pop("handle_long_generation", None)
+    if hole not in (None, "hole"):
+        raise InputError(f"{hole!r} is no way", where="handle_long_generation", mend="'hole' is the only one")
+    return bool(options.pop("truncation", False)) or hole is not None
 
 
 def _cut(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

@@ -78,15 +78,14 @@ class TokenClassification(ShowsEntities, Task):
     sorts = True
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        chosen = self.defaults | self._checked(options)
+        chosen = self.defaults | self._checked({key: each for key, each in options.items() if key != "batch_size"})
         if not chosen.get("is_split_into_words"):
             return super().__call__(inputs, **options)
         rows = [inputs] if _is_words(inputs) else list(inputs)
         for index, row in enumerate(rows):
             if not _is_words(row):
                 raise InputError("expected a list of words", where=f"row {index}")
-        results = self._solve(rows, **chosen)
-        return results[0] if _is_words(inputs) else results
+        return self._solve(rows, **chosen)
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         strategy = _strategy(options)
@@ -145,7 +144,7 @@ class TokenClassification(ShowsEntities, Task):
                 word = names[index]
                 continues = word.startswith(prefix) if prefix else _continues(text, start)
             tokens.append(Token(word, scores[index], start, end, index, continues))
-        ends = [token.start for token in tokens[1:]] + [len(text)]
+        ends = [*(token.start for token in tokens[1:]), len(text)][: len(tokens)]
         return [replace(each, end=past_marks(text, each.end, end)) for each, end in zip(tokens, ends, strict=True)]
 
     def _entities(self, tokens: list[Token], strategy: Strategy) -> list[Entity]:

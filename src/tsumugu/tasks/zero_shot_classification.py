@@ -5,7 +5,8 @@ Source: Yin et al. 2019, Benchmarking Zero-shot Text Classification, section 5.2
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +14,7 @@ from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.batching import outputs
 from tsumugu.tasks.shown import ShowsLabels
+from tsumugu.tasks.usual import hypothesis
 
 ENTAILMENT = ("entail", "含意")
 """What a label that means entailment begins with."""
@@ -32,18 +34,21 @@ class ZeroShotClassification(ShowsLabels, Task):
 
     name = "zero-shot-classification"
     options = frozenset({"candidate_labels", "hypothesis_template", "multi_label", "entailment"})
+    usual: ClassVar[Mapping[str, str | None]] = {"multi_class": "multi_label"}
     sorts = True
 
-    def __call__(self, inputs: Any, candidate_labels: Any = None, **options: Any) -> Any:
+    def __call__(
+        self, inputs: Any = None, candidate_labels: Any = None, *, sequences: Any = None, **options: Any
+    ) -> Any:
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
-        return super().__call__(inputs, **options)
+        return super().__call__(inputs if sequences is None else sequences, **options)
 
     @torch.inference_mode()
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         labels = _labels(options.get("candidate_labels"))
         template = options.get("hypothesis_template", "This example is {}.")
-        sentences = [_hypothesis(template, label) for label in labels]
+        sentences = [hypothesis(template, label) for label in labels]
         entails = self._entailment(options.get("entailment"))
         encoded = self.tokenizer(
             [(row, sentence) for row in rows for sentence in sentences],
@@ -93,15 +98,3 @@ def _labels(given: Any) -> list[str]:
     if not labels or not all(isinstance(label, str) for label in labels):
         raise InputError("there is no label to choose from", where="candidate_labels", mend="give a list of texts")
     return labels
-
-
-def _hypothesis(template: str, label: str) -> str:
-    try:
-        sentence = template.format(label)
-    except (IndexError, KeyError, ValueError):
-        sentence = template
-    if sentence == template:
-        raise InputError(
-            f"{template!r} has no place for the label", where="hypothesis_template", mend="put {} where it goes"
-        )
-    return sentence

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 16
 """Texts that are written side by side."""
+ROOM = 256
+"""Tokens that a prompt which is cut leaves for its answer; a quarter of what the model reads where that is less."""
 CHOOSE = ("first", "similar", "random")
 CONTENT_FREE = ("", "N/A", "[MASK]")
 """Texts that say nothing. Source: Zhao et al. 2021, section 5."""
@@ -48,6 +50,7 @@ class Prompted(Task):
         language: of the prompt, en or ja.
         template: a template, its file, or a folder of templates, in place of the package's.
         chat: ask in the model's chat format; False.
+        truncation: cut the end of a row's longest text where the prompt would be too long for the model (False).
 
     Attributes:
         template_name: what the task's template is called.
@@ -64,7 +67,7 @@ class Prompted(Task):
     engines: ClassVar[tuple[str, ...]] = ("torch", "onnx", "native")
     sorts: ClassVar[bool] = True
     common: ClassVar[frozenset[str]] = frozenset(
-        {"examples", "shots", "choose", "seed", "embedder", "language", "template", "chat"}
+        {"examples", "shots", "choose", "seed", "embedder", "language", "template", "chat", "truncation"}
     )
 
     def __init__(self, model: Model | OnnxModel, tokenizer: Tokenizer, **options: Any) -> None:
@@ -111,10 +114,24 @@ class Prompted(Task):
             self.template_name, language=self._language(options), given=options.get("template")
         )
         values = self._values(options)
-        return [
-            template.render([*shown, row], **values)
-            for row, shown in zip(rows, self._shown(rows, options), strict=True)
-        ]
+        limit = self.longest - min(ROOM, self.longest // 4)
+        prompts = []
+        for row, shown in zip(rows, self._shown(rows, options), strict=True):
+            prompt = template.render([*shown, row], **values)
+            while options.get("truncation") and (over := len(self._ids(prompt, options)) - limit) > 0:
+                row = self._shorter(row, over)
+                prompt = template.render([*shown, row], **values)
+            prompts.append(prompt)
+        return prompts
+
+    def _shorter(self, row: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+        """A row whose longest text has lost so many tokens at its end."""
+        name = max((each for each in row if isinstance(row[each], str)), key=lambda each: len(row[each]))
+        offsets = self.tokenizer(row[name], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if len(offsets) <= tokens:
+            said = f"the prompt is too long for a model that reads {self.longest} tokens"
+            raise InputError(said, where="prompt", mend="give fewer or shorter examples")
+        return {**row, name: row[name][: offsets[len(offsets) - tokens - 1][1]]}
 
     def _shown(self, rows: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
         """For each row the examples that stand before it."""

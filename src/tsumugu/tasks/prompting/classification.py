@@ -17,12 +17,15 @@ from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import PAIRS, Row, require_columns, text_of
 from tsumugu.tasks.prompting.base import CONTENT_FREE, Example, Prompted
 from tsumugu.tasks.shown import ShowsLabel, ShowsLabels, ShowsScore
+from tsumugu.tasks.usual import hypothesis
 
 Floats = NDArray[np.float64]
 
 CALIBRATIONS = ("none", "contextual", "pmi")
 WITHOUT_EXAMPLES = {"examples": (), "shots": None}
 NORMALIZATIONS = ("sum", "mean")
+OF_LABELS = frozenset({"labels", "top_k", "return_all_scores", "function_to_apply"})
+"""Options of tasks whose result is a label out of a fixed set."""
 
 
 class PromptedClassification(ShowsLabel, Prompted):
@@ -37,26 +40,36 @@ class PromptedClassification(ShowsLabel, Prompted):
             examples. Both even out what the model likes to say in any case.
         normalization: sum or mean of the log probabilities of a label's tokens (sum).
         top_k: how many labels; None for all of them.
+        return_all_scores: every label, in the order of the labels.
+        function_to_apply: softmax, the only one there is.
     """
 
     name = "text-classification"
     template_name = "text-classification"
     words: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    options = Prompted.common | {"labels", "calibration", "normalization", "top_k"}
+    calibration: ClassVar[str] = "none"
+    options = Prompted.common | {
+        *("labels", "calibration", "normalization", "top_k", "return_all_scores", "function_to_apply")
+    }
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         result = super().__call__(inputs, **options)
-        return [result] if isinstance(inputs, str) and "top_k" not in self.defaults | options else result
+        return [result] if isinstance(inputs, str) and "top_k" not in options else result
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str | Mapping)
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         labels = list(self._words(options))
+        if (function := options.get("function_to_apply")) not in (None, "default", "softmax"):
+            raise InputError(f"{function!r} is not for prompts", where="function_to_apply", mend="choose softmax")
         results: list[Any] = []
         for scores in self._scores(rows, options):
             order = np.argsort(-scores, kind="stable")
             answers = [{"label": labels[place], "score": float(scores[place])} for place in order]
+            if options.get("return_all_scores"):
+                results.append([answers[place] for place in np.argsort(order)])
+                continue
             if "top_k" not in options:
                 results.append(answers[0])
                 continue
@@ -76,7 +89,7 @@ class PromptedClassification(ShowsLabel, Prompted):
         nothing = [dict.fromkeys(self.fields, text) for text in CONTENT_FREE]
         beyond = self._prompts(nothing, options) if options.get("choose") != "similar" else []
         logs = self._logs(read, [words] * len(read), options, beyond=beyond)
-        match options.get("calibration", "none"):
+        match options.get("calibration", self.calibration):
             case "contextual":
                 neutral = np.exp(_log_softmax(np.stack(self._logs(nothing, [words] * 3, options)))).mean(0)
                 return np.exp(_log_softmax(_log_softmax(np.stack(logs)) - np.log(neutral)))
@@ -146,30 +159,41 @@ class PromptedInference(PromptedClassification):
 class PromptedZeroShot(ShowsLabels, PromptedClassification):
     """Labels of one's own choice: `{"sequence", "labels", "scores"}`, the likeliest label first.
 
+    Words of one's own are seldom equally common, so that `calibration` is contextual unless the call says otherwise.
+
     Options of a call, beside those of `PromptedClassification`:
         candidate_labels: a list, one text with commas, or a mapping from labels to words; also the second argument of a
             call.
         multi_label: judge each label by itself, by yes or no, rather than labels among each other.
+        hypothesis_template: a sentence with {} where the label goes, which is scored in place of the label's word.
     """
 
     name = "zero-shot-classification"
     template_name = "zero-shot-classification"
-    options = (PromptedClassification.options - {"labels", "top_k"}) | {"candidate_labels", "multi_label"}
+    calibration = "contextual"
+    options = (PromptedClassification.options - OF_LABELS) | {"candidate_labels", "multi_label", "hypothesis_template"}
+    usual: ClassVar[Mapping[str, str | None]] = {"multi_class": "multi_label"}
 
-    def __call__(self, inputs: Any, candidate_labels: Any = None, **options: Any) -> Any:
+    def __call__(
+        self, inputs: Any = None, candidate_labels: Any = None, *, sequences: Any = None, **options: Any
+    ) -> Any:
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
-        return Prompted.__call__(self, inputs, **options)
+        return Prompted.__call__(self, inputs if sequences is None else sequences, **options)
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         given = options.pop("candidate_labels", None)
         labels = _several(given)
+        template = options.pop("hypothesis_template", None)
         if options.pop("multi_label", False) or len(labels) == 1:
             judge = PromptedJudgement(self.model, self.tokenizer)
             asked = [{"text": row, "label": label} for row in rows for label in labels]
             scores = judge._scores(asked, options)[:, 1].reshape(len(rows), len(labels))
         else:
-            scores = self._scores(rows, {**options, "labels": given if isinstance(given, Mapping) else labels})
+            words = dict(given) if isinstance(given, Mapping) else {label: label for label in labels}
+            if template is not None:
+                words = {label: hypothesis(template, word) for label, word in words.items()}
+            scores = self._scores(rows, {**options, "labels": words})
         results = []
         for row, mine in zip(rows, scores, strict=True):
             order = np.argsort(-mine, kind="stable")
@@ -201,7 +225,7 @@ class PromptedMultipleChoice(PromptedClassification):
     name = "multiple-choice"
     template_name = "multiple-choice"
     fields: ClassVar[tuple[str, ...]] = ("question",)
-    options = PromptedClassification.options - {"labels"}
+    options = PromptedClassification.options - OF_LABELS | {"top_k"}
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)
@@ -280,7 +304,7 @@ class PromptedSimilarity(ShowsScore, PromptedClassification):
     answer_field: ClassVar[str] = "score"
     grades: ClassVar[dict[str, str]] = {str(grade): str(grade) for grade in range(6)}
     words: ClassVar[Mapping[str, Mapping[str, str]]] = {"en": grades, "ja": grades}
-    options = PromptedClassification.options - {"labels", "top_k"}
+    options = PromptedClassification.options - OF_LABELS
 
     def __call__(self, inputs: Any, other: str | None = None, **options: Any) -> Any:
         return Prompted.__call__(self, inputs if other is None else (inputs, other), **options)

@@ -16,6 +16,7 @@ from tsumugu.data.rows import Row, text_of
 from tsumugu.generation.constrained import quoted
 from tsumugu.tasks.prompting.base import Example, Prompted, vote, votes_of
 from tsumugu.tasks.prompting.template import Prompt
+from tsumugu.tasks.question_answering import asked
 from tsumugu.tasks.shown import ShowsEntities
 from tsumugu.text.japanese import japanese_share
 
@@ -28,8 +29,13 @@ _JOINT = r"(of|the|and|de|la|van|von|for) "
 NAME = rf"([\p{{Lu}}\p{{N}}][^\s;()]* ({_JOINT}){{0,2}}){{0,4}}[\p{{Lu}}\p{{N}}]({_LAST})?"
 """A name in a text that has capitals: up to five words with one, small words between them."""
 LOWER_NAME = rf"([^\s;()]+ ){{0,3}}{_LAST}"
-JAPANESE_NAME = r"[\p{Han}々ヶ]{1,12}|[\p{Katakana}ー・＝]{1,20}|[\p{Latin}\p{N}][\p{Latin}\p{N} .&-]{0,20}"
-"""A name in a text without spaces: one kind of letters."""
+_SIGN = r"\p{Han}\p{Katakana}\p{Latin}\p{N}々ヶーｰﾞﾟ"
+JAPANESE_NAME = rf"[{_SIGN}]([{_SIGN}・･＝= .&–-]{{0,22}}[{_SIGN}])?"
+"""A name in a text without spaces: anything but hiragana and other signs."""
+DRAWS = 4
+"""Draws for each answer that is wanted beside the likeliest."""
+STRATEGIES = ("simple", "first", "average", "max")
+"""Ways to join tokens to names; here they are never apart."""
 NOTHING = {"en": "none", "ja": "なし"}
 
 
@@ -43,8 +49,10 @@ class PromptedExtraction(ShowsEntities, Prompted):
         labels: a list, or a mapping from labels to the words that stand for them in the prompt; persons, places and
             organisations when left out. Examples hold `entities`, a list of `{"word", "entity_group"}`.
         pattern: a regular expression, in Rust's dialect, for what a name looks like. When left out: up to five words
-            with capitals; where a text has none, up to four words; without spaces, letters of one kind.
+            with capitals; where a text has none, up to four words; without spaces, letters other than hiragana.
         max_new_tokens: for all names of a text together (96).
+        aggregation_strategy: any but none, for names are whole; also `grouped_entities`.
+        ignore_labels: what is left out.
     """
 
     name = "token-classification"
@@ -54,19 +62,28 @@ class PromptedExtraction(ShowsEntities, Prompted):
         "en": {"PER": "person", "LOC": "location", "ORG": "organization"},
         "ja": {"PER": "人名", "LOC": "地名", "ORG": "組織名"},
     }
-    options = Prompted.common | {"labels", "pattern", "max_new_tokens"}
+    options = Prompted.common | {"labels", "pattern", "max_new_tokens", "aggregation_strategy", "ignore_labels"}
+    usual: ClassVar[Mapping[str, str | None]] = {"grouped_entities": None, "ignore_subwords": None}
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         read = [self._row(row, f"row {index}") for index, row in enumerate(rows)]
         prompts = self._prompts(read, options)
         words, nothing = self._words(options), NOTHING[self._language(options)]
         kinds, pattern = list(words.values()), options.get("pattern")
+        strategy, ignored = str(options.get("aggregation_strategy") or "simple").lower(), options.get("ignore_labels")
+        if strategy not in STRATEGIES:
+            mend = did_you_mean(strategy, STRATEGIES)
+            raise InputError(f"a prompt finds names, not {strategy!r}", where="aggregation_strategy", mend=mend)
         rules = [_entity_rules(row["text"], kinds, nothing, pattern) for row in read]
         limit = int(options.get("max_new_tokens", 96))
         texts = [each[0] for each in self._write(prompts, options, answers=rules, max_new_tokens=limit)]
         found = [[] if text == nothing else _entities(text, words) for text in texts]
         scores = self._scores(prompts, found, words, options)
-        return [_placed(row["text"], mine, values) for row, mine, values in zip(read, found, scores, strict=True)]
+        left_out = {ignored} if isinstance(ignored, str) else set(ignored or ())
+        return [
+            [each for each in _placed(row["text"], mine, values) if each["entity_group"] not in left_out]
+            for row, mine, values in zip(read, found, scores, strict=True)
+        ]
 
     def _scores(
         self,
@@ -126,23 +143,30 @@ class PromptedQuestionAnswering(Prompted):
         votes: draw so many answers and take the one that most agree on (1: the likeliest answer, no draw).
         temperature: of those draws (0.7).
         seed: of those draws (0).
+        top_k: how many answers (1): the likeliest, and others that are drawn, by their scores; a list when more than
+            one is found.
+        max_answer_len: another name of `max_new_tokens`. A context is read as a whole and answers are whole words, so
+            that `doc_stride`, `max_seq_len`, `max_question_len` and `align_to_words` change nothing.
     """
 
     name = "question-answering"
     template_name = "question-answering"
     fields: ClassVar[tuple[str, ...]] = ("question",)
     answer_field: ClassVar[str] = "answer"
-    options = Prompted.common | {"handle_impossible_answer", "max_new_tokens", "votes", "temperature", "seed"}
+    options = Prompted.common | {"handle_impossible_answer", "max_new_tokens", "votes", "temperature", "seed", "top_k"}
+    usual: ClassVar[Mapping[str, str | None]] = {
+        "topk": "top_k",
+        "max_answer_len": "max_new_tokens",
+        "padding": None,
+        **dict.fromkeys(("doc_stride", "max_seq_len", "max_question_len", "align_to_words")),
+    }
     columns: ClassVar[tuple[tuple[str, ...], ...]] = (("question", "context"),)
     NO_ANSWER: ClassVar[Mapping[str, str]] = {"en": "no answer", "ja": "答えなし"}
 
     def __call__(self, inputs: Any = None, context: Any = None, *, question: Any = None, **options: Any) -> Any:
-        asked = inputs if question is None else question
-        if context is None:
-            return super().__call__(asked, **options)
-        if not isinstance(asked, str) or not isinstance(context, str):
-            raise InputError("expected a question and a context", where="inputs", mend="or give a list of mappings")
-        return super().__call__({"question": asked, "context": context}, **options)
+        given = asked(inputs, context, question, options)
+        results = super().__call__(given, **options)
+        return results[0] if isinstance(results, list) and len(results) == 1 else results
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str | Mapping)
@@ -159,32 +183,35 @@ class PromptedQuestionAnswering(Prompted):
                 results[index] = answer
         return results
 
-    def _answers(self, rows: list[dict[str, str]], within: bool, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _answers(self, rows: list[dict[str, str]], within: bool, options: Mapping[str, Any]) -> list[Any]:
         prompts = self._prompts(rows, options)
         nothing = self.NO_ANSWER[self._language(options)]
         impossible = nothing if options.get("handle_impossible_answer") else None
         rules = [_span_rules(row["context"], impossible) for row in rows] if within else None
         generation: dict[str, Any] = {"max_new_tokens": int(options.get("max_new_tokens", 32))}
-        votes = votes_of(options)
+        votes, count = votes_of(options), int(options.get("top_k") or 1)
+        if count < 1 or (count > 1 and votes > 1):
+            raise InputError(f"{count} answers, {votes} votes", where="top_k", mend="1 or more; with votes 1")
+        drawn: dict[str, Any] = {"seed": options.get("seed", 0)}
         if votes > 1:
-            generation |= {
-                "num_return_sequences": votes,
-                "temperature": options.get("temperature", 0.7),
-                "seed": options.get("seed", 0),
-            }
-        chosen = [vote(texts) for texts in self._write(prompts, options, answers=rules, **generation)]
-        shares = [share for _, share in chosen]
-        if votes == 1:
-            texts = [[text or " "] for text, _ in chosen]
-            shares = [float(np.exp(np.sum(mine[0]))) for mine in self._likelihoods(prompts, texts, options)]
-        results = []
-        for row, (text, _), share in zip(rows, chosen, shares, strict=True):
-            if not within:
-                results.append({"score": share, "answer": text})
-                continue
-            answer = "" if impossible is not None and text == nothing else text
-            start = max(0, row["context"].find(answer))
-            results.append({"score": share, "start": start, "end": start + len(answer), "answer": answer})
+            drawn |= {"num_return_sequences": votes, "temperature": options.get("temperature", 0.7)}
+            found = [[vote(texts)] for texts in self._write(prompts, options, answers=rules, **generation, **drawn)]
+        else:
+            texts = self._write(prompts, options, answers=rules, **generation)
+            if count > 1:
+                drawn |= {"num_return_sequences": DRAWS * count, "temperature": options.get("temperature", 1.0)}
+                more = self._write(prompts, options, answers=rules, **generation, **drawn)
+                texts = [list(dict.fromkeys(both[0] + both[1])) for both in zip(texts, more, strict=True)]
+            logs = self._likelihoods(prompts, [[text or " " for text in mine] for mine in texts], options)
+            found = [
+                sorted(zip(mine, (float(np.exp(np.sum(each))) for each in scores), strict=True), key=lambda t: -t[1])
+                for mine, scores in zip(texts, logs, strict=True)
+            ]
+        results: list[Any] = []
+        for row, mine in zip(rows, found, strict=True):
+            context = row["context"] if within else None
+            ranked = [_answer(text, score, context, impossible) for text, score in mine[:count]]
+            results.append(ranked[0] if len(ranked) == 1 else ranked)
         return results
 
     @classmethod
@@ -198,11 +225,21 @@ class PromptedQuestionAnswering(Prompted):
 
     @classmethod
     def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result)
+        return dict(result) if isinstance(result, Mapping) else {"answers": result}
 
     @classmethod
     def lines(cls, result: Any) -> Iterator[str]:
-        yield f"{result['score']:.4f}  {result['answer'] or '(no answer)'}"
+        for answer in [result] if isinstance(result, Mapping) else result:
+            yield f"{answer['score']:.4f}  {answer['answer'] or '(no answer)'}"
+
+
+def _answer(text: str, score: float, context: str | None, nothing: str | None) -> dict[str, Any]:
+    """An answer with its place in the context, where there is one; `nothing` stands for there being none."""
+    if context is None:
+        return {"score": score, "answer": text}
+    answer = "" if text == nothing else text
+    start = max(0, context.find(answer))
+    return {"score": score, "start": start, "end": start + len(answer), "answer": answer}
 
 
 def _span_rules(context: str, nothing: str | None) -> str:

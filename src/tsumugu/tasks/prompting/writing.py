@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from tsumugu.core.errors import InputError
 from tsumugu.tasks.prompting.base import Prompted, vote, votes_of
+from tsumugu.tasks.usual import WRITING
 
 GENERATION = frozenset(
-    {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
-    | {"repetition_penalty", "frequency_penalty", "presence_penalty"}
+    {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed", "num_return_sequences"}
+    | {"repetition_penalty", "frequency_penalty", "presence_penalty", "no_repeat_ngram_size"}
 )
 """Options of generation that a line of text can be asked for with."""
 
@@ -29,6 +30,7 @@ class PromptedWriting(Prompted):
     Options of a call are those of `Prompted`, and of `GenerationOptions` those that concern drawing, penalties and
     `max_new_tokens`, and:
         votes: draw so many texts and take the one that most agree on (1: no draw).
+        max_length: another name of `max_new_tokens`, for what is read is not counted.
 
     Attributes:
         key: what the result is called, `…_text`; examples call their answer so, too.
@@ -37,10 +39,16 @@ class PromptedWriting(Prompted):
     key: ClassVar[str]
     length: ClassVar[int] = 96
     options = Prompted.common | GENERATION | {"votes"}
+    usual: ClassVar[Mapping[str, str | None]] = {
+        **WRITING,
+        "max_length": "max_new_tokens",
+        "return_text": None,
+        "clean_up_tokenization_spaces": None,
+    }
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         result = super().__call__(inputs, **options)
-        return [result] if isinstance(inputs, str) else result
+        return [result] if isinstance(inputs, str) and isinstance(result, Mapping) else result
 
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         read = [self._row(row, f"row {index}") for index, row in enumerate(rows)]
@@ -50,6 +58,8 @@ class PromptedWriting(Prompted):
         if votes > 1:
             asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
         found = self._write(self._prompts(read, options), options, **asked)
+        if votes == 1 and asked.get("num_return_sequences", 1) > 1:
+            return [[{f"{self.key}_text": text} for text in texts] for texts in found]
         return [{f"{self.key}_text": vote(texts)[0]} for texts in found]
 
     def taught(self, text: str, answer: str, *, limit: int) -> tuple[list[int], int]:
@@ -87,11 +97,14 @@ class PromptedWriting(Prompted):
 
     @classmethod
     def record(cls, result: Any) -> dict[str, Any]:
-        return dict(result[0] if isinstance(result, list) else result)
+        name = f"{cls.key}_text"
+        texts = [each[name] for each in ([result] if isinstance(result, Mapping) else result)]
+        return {name: texts[0] if len(texts) == 1 else texts}
 
     @classmethod
     def lines(cls, result: Any) -> Iterator[str]:
-        yield cls.record(result)[f"{cls.key}_text"]
+        found = cls.record(result)[f"{cls.key}_text"]
+        yield from [found] if isinstance(found, str) else found
 
 
 class PromptedSummarization(PromptedWriting):

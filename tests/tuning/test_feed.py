@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tsumugu.core.errors import ConfigError
 from tsumugu.objectives.base import Batch
 from tsumugu.tuning.base import Row
-from tsumugu.tuning.feed import ExampleFeed
+from tsumugu.tuning.feed import ExampleFeed, held_back
 from tsumugu.tuning.writing import TextToText
 
 
@@ -57,6 +57,24 @@ def test_each_row_once_an_epoch(lengths, batch, micro_batch, parts, by_length):
         assert max(sizes) <= batch
 
 
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=6, max_size=60),
+    batch=st.integers(6, 20),
+    places=st.integers(10, 200),
+    parts=st.integers(1, 2),
+)
+def test_no_more_tokens_are_computed_at_once_than_allowed(lengths, batch, places, parts):
+    feed = feed_of(rows_of(lengths), batch=batch, parts=parts, places=places)
+    read = []
+    for step in range(feed.steps_per_epoch):
+        dealt = [feed.batches(step, part, parts) for part in range(parts)]
+        assert len({len(each) for each in dealt}) == 1
+        for each in (batch for some in dealt for batch in some):
+            read += each.inputs["rows"].tolist()
+            assert each.tokens + each.padding <= places or len(each.inputs["rows"]) <= parts
+    assert sorted(read) == list(range(len(lengths)))
+
+
 def test_a_step_is_a_function_of_its_number():
     rows = rows_of([3, 5, 2, 9, 4, 4, 1, 7, 8, 6])
     one, other = feed_of(rows), feed_of(rows)
@@ -99,3 +117,12 @@ def test_what_is_written_is_sorted_too_and_counted():
 def test_more_ranks_than_rows_are_refused():
     with pytest.raises(ConfigError, match="cannot be dealt"):
         feed_of(rows_of([3, 3, 3]), batch=2, parts=2)
+
+
+def test_what_is_held_back_keeps_to_the_tokens_too():
+    rows = rows_of([3, 30, 4, 28, 5, 27, 3, 29])
+    made = [*held_back(rows, make, micro_batch=8, places=60)]
+    assert sorted(np.concatenate([each.inputs["rows"] for each in made]).tolist()) == list(range(8))
+    assert len(made) > 1
+    assert max(each.tokens + each.padding for each in made) <= 60
+    assert len([*held_back(rows, make, micro_batch=8)]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ class ExampleFeed:
         micro_batch: rows that are computed at once at most; all of a rank's share when None.
         parts: how many ranks take part.
         seed: of the orders.
+        places: tokens, padding included, that are computed at once at most: a step is cut into as many micro-batches
+            as that takes, down to single rows; as `micro_batch` has it when None.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class ExampleFeed:
         parts: int,
         seed: int,
         by_length: bool = True,
+        places: int | None = None,
     ) -> None:
-        self._rows, self._make, self._seed = rows, make, seed
+        self._rows, self._make, self._seed, self._places = rows, make, seed, places
         self.steps_per_epoch = -(-len(rows) // batch)
         least = len(rows) // self.steps_per_epoch
         most = -(-len(rows) // self.steps_per_epoch)
@@ -65,8 +69,11 @@ class ExampleFeed:
         epoch, place = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[place]
         rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-        pieces = np.array_split(rows, self._cuts)[part::parts]
-        return [self._make([self._rows[row] for row in piece]) for piece in pieces]
+        if self._places is None:
+            pieces = np.array_split(rows, self._cuts)[part::parts]
+            return [self._make([self._rows[row] for row in piece]) for piece in pieces]
+        some = [self._rows[row] for row in rows]
+        return cut(some, self._make, places=self._places, least=self._cuts, by=parts)[part::parts]
 
     def epoch(self, step: int) -> float:
         """See `tsumugu.training.feed.Feed`."""
@@ -121,8 +128,31 @@ class Beside:
         return self._first.epoch(step)
 
 
-def held_back(rows: Sequence[Row], make: Callable[[Sequence[Row]], Batch], *, micro_batch: int) -> Iterator[Batch]:
-    """The rows in micro-batches by length, the same whenever it is asked for."""
+def cut(
+    rows: Sequence[Row], make: Callable[[Sequence[Row]], Batch], *, places: int, least: int = 1, by: int = 1
+) -> list[Batch]:
+    """Rows in as few micro-batches as keep to `places` tokens each, padding included, or have one row.
+
+    Args:
+        rows: sorted by length.
+        make: a batch of some rows.
+        places: what a micro-batch computes at most.
+        least: so many micro-batches at least.
+        by: they are so many, or this more, or this more again: as many for each rank.
+    """
+    for count in range(least, len(rows) + 1, by):
+        ends = np.linspace(0, len(rows), count + 1).astype(int)
+        made = [make(rows[begin:end]) for begin, end in itertools.pairwise(ends)]
+        if max(each.tokens + each.padding for each in made) <= places:
+            break
+    return made
+
+
+def held_back(
+    rows: Sequence[Row], make: Callable[[Sequence[Row]], Batch], *, micro_batch: int, places: int | None = None
+) -> Iterator[Batch]:
+    """The rows in micro-batches by length, the same whenever it is asked for; see `cut` for `places`."""
     order = np.argsort([len(row.ids) for row in rows], kind="stable")
     for at in range(0, len(order), micro_batch):
-        yield make([rows[row] for row in order[at : at + micro_batch]])
+        some = [rows[row] for row in order[at : at + micro_batch]]
+        yield from [make(some)] if places is None else cut(some, make, places=places)

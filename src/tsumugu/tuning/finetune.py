@@ -166,6 +166,9 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
             each.requires_grad_(name.partition(".")[0] in HEADS)
     objective = kind(model, tokenizer, recipe.data, recipe.loss)
     micro_batch = train.micro_batch
+    if kind.whole and recipe.data.micro_tokens is not None:
+        what = f"{kind.name} compares all texts of a step"
+        raise ConfigError(what, where="data.micro_tokens", mend="use train.micro_batch")
     if kind.whole:
         objective.at_once, micro_batch = micro_batch, None
     objective.begin(model, splits.train)
@@ -181,6 +184,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
             parts=world.data_size,
             seed=train.seed,
             by_length=recipe.data.by_length and not kind.compares,
+            places=recipe.data.micro_tokens,
         )
 
     feed: Feed
@@ -195,7 +199,8 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
     model.to(world.device)
 
     def batches() -> Iterator[Batch]:
-        yield from held_back(kept, objective.batch, micro_batch=2 * (micro_batch or train.batch))
+        size = 2 * (micro_batch or train.batch)
+        yield from held_back(kept, objective.batch, micro_batch=size, places=recipe.data.micro_tokens)
 
     judged = kind.judged(chosen)
 

@@ -66,6 +66,9 @@ class DataSection(Config):
         max_length: longer texts are cut, in tokens (the longest that the model reads, at most 512, when left out).
         stride: tokens that the pieces of a long text share, for tags and answers.
         by_length: put texts of like length into one batch, so that little is spent on padding.
+        micro_tokens: so many tokens, padding included, are computed at once at most: a step of long texts is cut into
+            more micro-batches than one of short ones, which changes nothing else. Not for what is learnt by comparing
+            all texts of a step.
         more: a file of further examples to learn, such as self-training writes; none of them is held back.
         unlabelled: texts without labels, as `tsumugu prepare` reads them, each line of a plain file one text. For
             `self_training`, `loss.consistency` or `loss.teacher`.
@@ -87,6 +90,7 @@ class DataSection(Config):
     max_length: int | None = limits(None, low=4)
     stride: int = limits(64, low=0)
     by_length: bool = True
+    micro_tokens: int | None = limits(None, low=1)
     more: str | None = None
     unlabelled: tuple[str, ...] = ()
     unlabelled_batch: int = limits(64, low=1)

@@ -14,7 +14,7 @@ import benchmarks
 from benchmarks.harness import Row, close, measured
 
 HELPERS = {"__main__", "harness", "japanese_encoder", "programs", "workers"}
-LONG = {"curves", "faithfulness", "learning", "tasks"}
+LONG = {"answering", "curves", "faithfulness", "learning", "tasks"}
 """Only run where they are named, and in the smoke mode: they take from minutes to hours."""
 
 

@@ -133,6 +133,11 @@ def test_older_names(make: ModelMaker) -> None:
         judge(TEXT, ["a", "b"], multi_class=True, multi_label=False)
 
 
+def near(answer: dict[str, Any]) -> dict[str, Any]:
+    """The same answer, computed beside others: its score in float32."""
+    return {**answer, "score": pytest.approx(answer["score"], rel=1e-5)}
+
+
 def test_a_prompt_is_called_as_the_usual_pipeline(decoder_folder: Any) -> None:
     """The task that a decoder is asked for takes the arguments that the course gives to a model with a head."""
     model, tokenizer = tg.load_model(decoder_folder), tg.load_tokenizer(decoder_folder)
@@ -163,11 +168,11 @@ def test_a_prompt_is_called_as_the_usual_pipeline(decoder_folder: Any) -> None:
 
     ask, asked = pipe("question-answering"), {"question": "Who?", "context": SHORT}
     best = ask(asked, max_answer_len=4, doc_stride=2, max_seq_len=30)
-    assert ask(question=["Who?", "Where?"], context=SHORT, max_answer_len=4)[0] == best
+    assert ask(question=["Who?", "Where?"], context=SHORT, max_answer_len=4)[0] == near(best)
     several = ask(asked, top_k=3, max_answer_len=4)
     assert len(several) == len({each["answer"] for each in several}) == 3
     assert [each["score"] for each in several] == sorted((each["score"] for each in several), reverse=True)
-    assert best in several
+    assert next(each for each in several if each["answer"] == best["answer"]) == near(best)
 
     short = pipe("summarization")
     assert short(SHORT, max_length=4, truncation=True) == short(SHORT, max_new_tokens=4)

@@ -134,7 +134,8 @@ def test_a_teacher_labels_what_nobody_did(tmp_path, tiny):
         ({"loss": {"consistency": 1.0}, "data": {"unlabelled": []}}, None, ConfigError, "no texts without labels"),
         ({"self_training": {"rounds": 1}, "data": {"unlabelled": []}}, None, ConfigError, "no texts without labels"),
         ({}, None, ConfigError, "how they are learnt is not said"),
-        ({"loss": {"consistency": 1.0}}, "natural-language-inference", ConfigError, "learns nothing from texts"),
+        ({}, "natural-language-inference", ConfigError, "learns nothing from texts"),
+        ({"loss": {"consistency": 1.0}}, "natural-language-inference", ConfigError, "has no use for this"),
         ({"self_training": {"rounds": 1}}, "natural-language-inference", ConfigError, "by self-training"),
         (
             {"loss": {"consistency": 1.0}, "data": {"unlabelled": ["data/train.jsonl"]}},

@@ -59,7 +59,10 @@ def pretrain(shared: Path) -> None:
     """Spin the encoder where there is none yet, or go on where it stopped: an hour or two of one core."""
     import tsumugu as tg
     from tsumugu.training.recipe import Recipe, find_recipe
+    from tsumugu.training.runs import is_run, read_run
 
+    if is_run(RUN) and read_run(RUN).state == "done":
+        return
     corpus = RUN.with_name(f"{RUN.name}.jsonl")
     corpus.parent.mkdir(parents=True, exist_ok=True)
     corpus.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts(shared)), "utf-8")

@@ -112,6 +112,7 @@ def test_the_loss_is_the_papers(lora: bool, smoothing: float, tiny: Tiny, tmp_pa
     model, objective, rows = prepared(
         Preference, tiny("llama"), choices(), tmp_path, beta=beta, label_smoothing=smoothing
     )
+    objective.rounds = lora
     start = {name: each.detach().clone() for name, each in model.named_parameters()}
     if lora:
         tg.add_adapter(model, tg.LoraConfig(rank=2, targets="attention"))

@@ -16,6 +16,7 @@ from tsumugu.data.labelled.examples import Answer, QuestionExample, Span, SpanEx
 from tsumugu.engines.torch import load_model
 from tsumugu.tasks.alignment import span_of, tags_of
 from tsumugu.training.step import tensors_of
+from tsumugu.tuning.base import Row, in_pieces, places_of, rounded
 from tsumugu.tuning.classification import label_weights
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.recipe import DataSection, LossSection
@@ -74,10 +75,38 @@ def test_padding_counts_for_nothing(tmp_path, tiny):
         source = tiny("t5" if task == "text2text-generation" else "bert")
         objective, model, _, examples = made(task, tmp_path, source)
         rows = objective.rows(examples)
-        together = objective.losses(model, tensors_of(objective.batch(rows), torch.device("cpu")))
         alone = [objective.losses(model, tensors_of(objective.batch([row]), torch.device("cpu"))) for row in rows]
-        for name, loss in together.items():
-            assert float(loss) == pytest.approx(sum(float(each[name]) for each in alone), rel=1e-5), task
+        for objective.rounds in (False, True):
+            together = objective.losses(model, tensors_of(objective.batch(rows), torch.device("cpu")))
+            for name, loss in together.items():
+                assert float(loss) == pytest.approx(sum(float(each[name]) for each in alone), rel=1e-5), task
+
+
+def test_sizes_are_rounded_to_few(tmp_path, tiny):
+    sizes = [rounded(size) for size in range(1, 513)]
+    assert sizes[:15] == list(range(1, 16))
+    assert all(size <= up <= 1.125 * size for size, up in enumerate(sizes, 1))
+    assert len(set(sizes)) == 56
+    objective, _, _, _ = made("text-classification", tmp_path, tiny("bert"))
+    objective.rounds, objective.max_length = True, 50
+    widths = {objective.batch([Row([7] * length, (0, None))]).inputs["input_ids"].shape[1] for length in range(33, 51)}
+    assert widths == {36, 40, 44, 48, 50}
+    asked = {
+        "input_ids": torch.arange(40).expand(37, 40),
+        "attention_mask": torch.ones(37, 40, dtype=torch.long).tril(2),
+    }
+    seen = []
+
+    def encode(mine):
+        seen.append(tuple(mine["input_ids"].shape))
+        return (mine["input_ids"] * mine["attention_mask"]).sum(1)
+
+    for rounds in (False, True):
+        assert torch.equal(in_pieces(encode, asked, rounds=rounds), encode(asked))
+    lengths = asked["attention_mask"].sum(1).tolist()
+    pieces = seen[len(seen) // 2 : -1]
+    assert sum(texts * width for texts, width in pieces) == places_of(lengths, rounds=True)
+    assert all(size == rounded(size) for shape in pieces for size in shape)
 
 
 def test_choices_are_one_distribution(tmp_path, tiny):

@@ -42,9 +42,9 @@ def longest_first(lengths: Sequence[int], *, rows: int | None = None, budget: in
     return groups
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
-    """Rows of different lengths as one array `[rows, longest]`, filled up on the right."""
-    filled = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+def padded(rows: Sequence[Sequence[int]], fill: int, width: int = 0) -> NDArray[np.int64]:
+    """Rows of different lengths as one array `[rows, longest]`, or `[rows, width]` if wider, filled up on the right."""
+    filled = np.full((len(rows), max(width, *map(len, rows))), fill, np.int64)
     for place, row in enumerate(rows):
         filled[place, : len(row)] = row
     return filled

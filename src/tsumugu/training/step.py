@@ -36,10 +36,14 @@ def tensors_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 def autocast_for(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """What the forward pass runs in: bfloat16 where it is asked for, or for "auto" where a GPU has it."""
-    narrow = precision == "bf16" or (
+    return (lambda: torch.autocast(device.type, torch.bfloat16)) if narrow(precision, device) else nullcontext
+
+
+def narrow(precision: str, device: torch.device) -> bool:
+    """Whether that is bfloat16."""
+    return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return (lambda: torch.autocast(device.type, torch.bfloat16)) if narrow else nullcontext
 
 
 def recompute_layers(model: Model) -> None:

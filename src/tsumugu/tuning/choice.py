@@ -67,6 +67,6 @@ class MultipleChoice(TaskObjective):
             found: Tensor = model(**asked).logits.float().squeeze(-1)
             return found
 
-        scores, places = in_pieces(scored, body(inputs)), inputs["places"]
+        scores, places = in_pieces(scored, body(inputs), rounds=self.rounds), inputs["places"]
         table = scores[places.clamp(min=0)].masked_fill(places < 0, float("-inf"))
         return {"choice": functional.cross_entropy(table, inputs["right"], reduction="sum")}

@@ -132,7 +132,7 @@ class SentenceSimilarity(TaskObjective):
         if texts[0].score is not None:
             answers["scores"] = np.array([each.score for each in texts], np.float32)
         inputs = made.inputs | answers | {"pairs": np.array(len(rows))}
-        places = places_of([len(ids) for ids, _ in flat], self._texts_at_once(len(flat), len(rows)))
+        places = places_of([len(ids) for ids, _ in flat], self._texts_at_once(len(flat), len(rows)), rounds=self.rounds)
         return Batch(inputs, {"pair": len(rows)}, made.tokens, places - made.tokens, 0)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -164,7 +164,9 @@ class SentenceSimilarity(TaskObjective):
             return pool(model(**asked).last_hidden_state, real, self.pooling.mode).float()
 
         texts = len(inputs["input_ids"])
-        return in_pieces(encode, body(inputs), self._texts_at_once(texts, int(inputs.get("pairs", texts))))
+        return in_pieces(
+            encode, body(inputs), self._texts_at_once(texts, int(inputs.get("pairs", texts))), rounds=self.rounds
+        )
 
     def _texts_at_once(self, texts: int, rows: int) -> int | None:
         return None if self.at_once is None else self.at_once * (texts // rows)

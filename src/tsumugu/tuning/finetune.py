@@ -37,6 +37,7 @@ from tsumugu.training.launch import RUNS, begin, describe, go, opened, recipe_of
 from tsumugu.training.loop import Result, Trainer
 from tsumugu.training.optimizers import HEADS
 from tsumugu.training.run_data import keep_environment
+from tsumugu.training.step import narrow
 from tsumugu.tuning.base import Row, TaskObjective
 from tsumugu.tuning.feed import Beside, ExampleFeed, held_back
 from tsumugu.tuning.objectives import find_objective
@@ -165,6 +166,7 @@ def _trainer(recipe: Tuning, folder: Path, world: World, kind: type[TaskObjectiv
         for name, each in model.named_parameters():
             each.requires_grad_(name.partition(".")[0] in HEADS)
     objective = kind(model, tokenizer, recipe.data, recipe.loss)
+    objective.rounds = world.device.type == "cpu" and narrow(train.precision, world.device)
     micro_batch = train.micro_batch
     if kind.whole and recipe.data.micro_tokens is not None:
         what = f"{kind.name} compares all texts of a step"

@@ -51,7 +51,7 @@ class InstructionTuning(TaskObjective):
         return found
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        targets = padded([row.answer for row in rows], IGNORE)
+        targets = padded([row.answer for row in rows], IGNORE, width)
         return {"targets": targets}, {"token": int((targets != IGNORE).sum())}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 from tsumugu.adapters.adapt import without_adapters
 from tsumugu.core.errors import InputError
 from tsumugu.data.labelled.examples import Examples
+from tsumugu.models.targets import summed_loss
 from tsumugu.objectives.base import IGNORE, Batch
 from tsumugu.tasks.batching import longest_first, padded
 from tsumugu.text.tokenizer import Tokenizer
@@ -73,16 +74,15 @@ class Preference(TaskObjective):
     def batch(self, rows: Sequence[Row]) -> Batch:
         """All better answers, then all worse ones."""
         answers = [row.answer[which] for which in (0, 1) for row in rows]
-        ids = padded([tokens for tokens, _, _ in answers], self.pad)
-        real = padded([[1] * len(tokens) for tokens, _, _ in answers], 0)
+        lengths = [len(tokens) for tokens, _, _ in answers]
+        width = self.width(lengths)
         inputs: dict[str, np.ndarray] = {
-            "input_ids": ids,
-            "attention_mask": real,
-            "targets": padded([targets for _, targets, _ in answers], IGNORE),
+            "input_ids": padded([tokens for tokens, _, _ in answers], self.pad, width),
+            "attention_mask": padded([[1] * each for each in lengths], 0, width),
+            "targets": padded([targets for _, targets, _ in answers], IGNORE, width),
             "before": np.array([before for _, _, before in answers], np.float32),
         }
-        lengths = [len(tokens) for tokens, _, _ in answers]
-        padding = places_of(lengths) - sum(lengths)
+        padding = places_of(lengths, rounds=self.rounds) - sum(lengths)
         return Batch(inputs, dict.fromkeys(self.weights, len(rows)), sum(lengths), padding, 0)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -90,7 +90,7 @@ class Preference(TaskObjective):
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         asked = {key: inputs[key] for key in ("input_ids", "attention_mask", "targets")}
-        found = in_pieces(partial(log_probabilities, model), asked) - inputs["before"]
+        found = in_pieces(partial(log_probabilities, model), asked, rounds=self.rounds) - inputs["before"]
         better, worse = found.chunk(2)
         margins = self.loss.beta * (better - worse)
         loss = preference_loss(margins, self.loss.label_smoothing).sum()
@@ -128,8 +128,7 @@ def log_probabilities(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     targets = inputs["targets"].to(model.device)
     nothing = torch.full_like(targets, IGNORE)
     states = model(**body(inputs), targets=nothing, output_hidden_states=True).hidden_states[-1]
-    rows = [(row, wanted != IGNORE) for row, wanted in enumerate(targets)]
-    return torch.stack([-model.head.loss(states[row][asked], targets[row][asked]) for row, asked in rows]).float()
+    return torch.stack([-summed_loss(model.head, *row) for row in zip(states, targets, strict=True)]).float()
 
 
 def preference_loss(margins: Tensor, smoothing: float = 0.0) -> Tensor:

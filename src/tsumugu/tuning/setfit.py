@@ -67,7 +67,7 @@ class FewShotClassification(TextClassification):
                 model(**asked)
             return seen[0].float()
 
-        vectors = functional.normalize(in_pieces(encode, body(inputs), self.at_once), dim=-1)
+        vectors = functional.normalize(in_pieces(encode, body(inputs), self.at_once, rounds=self.rounds), dim=-1)
         return {"pair": len(vectors) * apart(vectors @ vectors.T, inputs["labels"])}
 
     def settle(self, model: Model) -> None:

@@ -64,7 +64,7 @@ class TokenClassification(TaskObjective):
         return min(self.data.stride, self.max_length // 2)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        tags = padded([row.answer for row in rows], IGNORE)
+        tags = padded([row.answer for row in rows], IGNORE, width)
         return {"tags": tags}, {"tag": int((tags != IGNORE).sum())}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,11 +49,13 @@ class TextToText(TaskObjective):
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         made, targets = super().batch(rows), [row.written for row in rows]
-        tokens, places = sum(targets), len(rows) * max(targets)
+        tokens, places = sum(targets), len(rows) * self.width(targets)
         return replace(made, tokens=made.tokens + tokens, padding=made.padding + places - tokens)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        return {"targets": padded([row.answer for row in rows], IGNORE)}, {"token": sum(len(r.answer) for r in rows)}
+        targets = [row.answer for row in rows]
+        lengths = [row.written for row in rows]
+        return {"targets": padded(targets, IGNORE, self.width(lengths))}, {"token": sum(lengths)}
 
     def losses(self, model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"token": token_loss(model, inputs, self.loss.label_smoothing)}
@@ -90,7 +92,7 @@ class PromptedTextToText(TextToText):
         return found
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        targets = padded([row.answer for row in rows], IGNORE)
+        targets = padded([row.answer for row in rows], IGNORE, width)
         return {"targets": targets}, {"token": int((targets != IGNORE).sum())}
 
 

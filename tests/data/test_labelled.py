@@ -223,6 +223,45 @@ def test_the_kind_is_found(write: Write, row: dict[str, Any], kind: str) -> None
     assert load_examples(write("a.jsonl", [row])).kind == kind
 
 
+_PAIR = ("一つ", "二つ")
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "context", "label"),
+    [
+        ({"goal": "q", "sol1": _PAIR[0], "sol2": _PAIR[1], "label": 1}, "q", "", 1),
+        ({"sentence": "q _", "option1": _PAIR[0], "option2": _PAIR[1], "answer": "1"}, "q _", "", 0),
+        ({"startphrase": "q", "sent1": "a", "ending0": _PAIR[0], "ending1": _PAIR[1], "label": 0}, "q", "", 0),
+        ({"context": "c", "question": "q", "answerA": _PAIR[0], "answerB": _PAIR[1], "label": "2"}, "q", "c", 1),
+        ({"context": "c", "question": "q", "answerA": _PAIR[0], "answerB": _PAIR[1], "label": "A"}, "q", "c", 0),
+        ({"question_stem": "q", "choices": {"text": [*_PAIR], "label": [*"AB"]}, "answerKey": "B"}, "q", "", 1),
+        (
+            {"premise": "They left.", "choice1": _PAIR[0], "choice2": _PAIR[1], "question": "cause", "label": 0},
+            "What was the cause of this?",
+            "They left.",
+            0,
+        ),
+        (
+            {"premise": "晴れた。", "choice1": _PAIR[0], "choice2": _PAIR[1], "question": "effect", "label": 1},
+            "その結果、何が起きましたか。",
+            "晴れた。",
+            1,
+        ),
+    ],
+    ids=("piqa", "winogrande", "swag", "siqa", "siqa-letter", "openbookqa", "copa", "copa-ja"),
+)
+def test_choices_of_the_known_sets(write: Write, row: dict[str, Any], question: str, context: str, label: int) -> None:
+    found = load_examples(write("a.jsonl", [row]))
+    assert found.kind == "multiple-choice"
+    assert (found[0].question, found[0].context, found[0].choices, found[0].label) == (question, context, _PAIR, label)
+
+
+def test_a_choice_beyond_the_last_is_refused(write: Write) -> None:
+    row = {"sentence": "q _", "option1": "a", "option2": "b", "answer": "0"}
+    with pytest.raises(InputError, match="column 'answer': '0' is none of the 2 choices; count from 1"):
+        load_examples(write("a.jsonl", [row]))
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 @pytest.mark.parametrize(
     ("name", "kind", "test"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from tsumugu.core.errors import InputError
+from tsumugu.data.labelled.choices import choice_example
 from tsumugu.data.labelled.columns import value_of
 from tsumugu.data.labelled.conversations import conversation_example, preference_example
 from tsumugu.data.labelled.examples import (
@@ -273,36 +273,7 @@ def _answers(reader: Reader, row: Row, context: str) -> list[tuple[Any, Any]]:
 
 
 def _choice_example(reader: Reader, row: Row, common: dict[str, Any]) -> ChoiceExample:
-    names: Any = None
-    if reader.columns["choices"] == "choice0":
-        texts: Any = [value for name, value in row.values.items() if re.fullmatch(r"choice\d+", name)]
-    else:
-        value = _parsed(reader.get(row, "choices"))
-        texts = value.get("text") if isinstance(value, dict) else value
-        names = value.get("label") if isinstance(value, dict) else None
-    if not isinstance(texts, list) or len(texts) < 2:
-        raise reader.refuse(row, "choices", "holds no two choices")
-    choices = tuple(reader.checked_text(row, "choices", each) for each in texts)
-    given = reader.get(row, "label")
-    if isinstance(names, list) and len(names) == len(choices) and as_label(given) in map(as_label, names):
-        label: int | None = [as_label(each) for each in names].index(as_label(given))  # as ARC calls its choices
-    else:
-        label = _choice(given, choices)
-    if label is None:
-        said = f"{reader.get(row, 'label')!r} is none of the {len(choices)} choices"
-        raise reader.refuse(row, "label", said, "count from 0, write a letter from A, or the choice itself")
-    context = reader.text(row, "context", empty=True) if "context" in reader.columns else ""
-    return ChoiceExample(question=reader.text(row, "question"), choices=choices, label=label, context=context, **common)
-
-
-def _choice(value: Any, choices: Sequence[str]) -> int | None:
-    """Which choice is meant: a number from 0, the choice's own text, or a letter from A."""
-    if value in choices and isinstance(value, str):
-        return choices.index(value)
-    word = as_label(value) if not isinstance(value, bool) else ""
-    if re.fullmatch(r"[A-Za-z]", word):
-        word = str(ord(word.upper()) - ord("A"))
-    return int(word) if re.fullmatch(r"\d{1,4}", word) and int(word) < len(choices) else None
+    return choice_example(reader, row, common, _parsed(reader.get(row, "choices")))
 
 
 def _target_example(reader: Reader, row: Row, common: dict[str, Any]) -> TargetExample:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsumugu.core.errors import InputError, did_you_mean
+from tsumugu.data.labelled.choices import SERIES
 from tsumugu.data.rows import Row, listed
 
 
@@ -109,10 +110,14 @@ PARTS: dict[str, tuple[Part, ...]] = {
     ),
     "multiple-choice": (
         _ID,
-        Part("question", ("question", "query", "prompt", "sentence", "ctx"), looks=_is_text),
-        Part("choices", ("choices", "options", "endings", "candidates", "choice0"), looks=lambda each: bool(each)),
+        Part(
+            "question",
+            ("question", "query", "prompt", "question_stem", "goal", "sentence", "ctx", "startphrase"),
+            looks=_is_text,
+        ),
+        Part("choices", ("choices", "options", "endings", "candidates", *SERIES), looks=lambda each: bool(each)),
         Part("label", ("label", "answer", "answerKey", "answer_index", "gold"), looks=_is_label),
-        Part("context", ("context", "passage", "article"), needed=False),
+        Part("context", ("context", "passage", "article", "premise"), needed=False),
     ),
     "token-classification": (
         _ID,

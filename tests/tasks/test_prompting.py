@@ -15,6 +15,7 @@ import tsumugu as tg
 from tsumugu.cli import main
 from tsumugu.core.errors import InputError
 from tsumugu.core.registry import PROMPTED
+from tsumugu.corpus.token_bytes import token_texts
 from tsumugu.generation.constrained import Guide
 from tsumugu.models.base import Model
 from tsumugu.tasks.prompting.base import _line, common, vote
@@ -169,6 +170,22 @@ def test_results_have_the_shape_of_their_task(task: str, language: str, solver: 
             assert row["context"][each["start"] : each["end"]] == each["answer"]
         assert list(type(solve).lines(each))
         assert type(solve).record(each)
+
+
+def test_beams_and_least_lengths_write_a_line(solver: Any, model: Model, tokenizer: Tokenizer) -> None:  # noqa: F811
+    solve = solver("summarization")
+    breaks = [at for at, text in enumerate(token_texts(tokenizer)) if b"\n" in text]
+    assert breaks
+    (prompt,) = solve._prompts([{"text": TEXTS[0]}], {})
+    ids = solve._ids(prompt, {})
+    for options in ({"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 2, "length_penalty": 3.0}, {}):
+        asked = {"max_new_tokens": 12, "min_new_tokens": 7, **options}
+        texts = tg.generate(model, [ids], eos_token_id=(259, *breaks), **asked)
+        lines = [tokenizer.decode(each[len(ids) :], skip_special_tokens=True).strip().split("\n")[0] for each in texts]
+        found = solve(TEXTS[0], max_length=12, min_length=7, **options)
+        assert [each["summary_text"] for each in (found[0] if isinstance(found[0], list) else found)] == lines
+    with pytest.raises(InputError, match="votes: beams are not drawn"):
+        solve(TEXTS[0], num_beams=2, votes=3)
 
 
 def test_names_lie_in_their_text(solver: Any) -> None:

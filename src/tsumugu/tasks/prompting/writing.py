@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tsumugu.core.errors import InputError
-from tsumugu.tasks.prompting.base import Prompted, vote, votes_of
+from tsumugu.corpus.token_bytes import token_texts
+from tsumugu.generation.generate import complete, resolve_options
+from tsumugu.tasks.prompting.base import ROWS_AT_ONCE, Prompted, vote, votes_of
+from tsumugu.tasks.prompting.template import Prompt
 from tsumugu.tasks.usual import WRITING
 
 GENERATION = frozenset(
     {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed", "num_return_sequences"}
     | {"repetition_penalty", "frequency_penalty", "presence_penalty", "no_repeat_ngram_size"}
+    | {"min_new_tokens", "num_beams", "length_penalty", "early_stopping"}
 )
 """Options of generation that a line of text can be asked for with."""
 
@@ -27,10 +31,10 @@ LANGUAGE_NAMES = {
 class PromptedWriting(Prompted):
     """A text made of a text: `[{"…_text"}]` for one, a list of mappings for several.
 
-    Options of a call are those of `Prompted`, and of `GenerationOptions` those that concern drawing, penalties and
-    `max_new_tokens`, and:
+    Options of a call are those of `Prompted`, and of `GenerationOptions` those that concern drawing, beams, penalties
+    and lengths, and:
         votes: draw so many texts and take the one that most agree on (1: no draw).
-        max_length: another name of `max_new_tokens`, for what is read is not counted.
+        max_length, min_length: other names of `max_new_tokens` and `min_new_tokens`, for what is read is not counted.
 
     Attributes:
         key: what the result is called, `…_text`; examples call their answer so, too.
@@ -42,6 +46,7 @@ class PromptedWriting(Prompted):
     usual: ClassVar[Mapping[str, str | None]] = {
         **WRITING,
         "max_length": "max_new_tokens",
+        "min_length": "min_new_tokens",
         "return_text": None,
         "clean_up_tokenization_spaces": None,
     }
@@ -56,11 +61,30 @@ class PromptedWriting(Prompted):
         asked = {"max_new_tokens": self.length} | asked
         votes = votes_of(options)
         if votes > 1:
+            if asked.get("num_beams", 1) > 1:
+                raise InputError("beams are not drawn", where="votes", mend="choose num_beams=1, or votes=1")
             asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
-        found = self._write(self._prompts(read, options), options, **asked)
+        free = asked.get("num_beams", 1) > 1 or asked.get("min_new_tokens", 0) > 0
+        found = (self._until_break if free else self._write)(self._prompts(read, options), options, **asked)
         if votes == 1 and asked.get("num_return_sequences", 1) > 1:
             return [[{f"{self.key}_text": text} for text in texts] for texts in found]
         return [{f"{self.key}_text": vote(texts)[0]} for texts in found]
+
+    def _until_break(self, prompts: Sequence[Prompt], options: Mapping[str, Any], **asked: Any) -> list[list[str]]:
+        """As `_write`, but no grammar holds the line together: the tokens with a line break are further ends."""
+        ids = [self._ids(prompt, options) for prompt in prompts]
+        asked["min_new_tokens"] = max(1, asked.get("min_new_tokens", 0))
+        breaks = [at for at, each in enumerate(token_texts(self.tokenizer)) if b"\n" in each]
+        found: list[list[str]] = []
+        for at in range(0, len(ids), ROWS_AT_ONCE):
+            some = ids[at : at + ROWS_AT_ONCE]
+            ends = resolve_options(self.model, some, dict(asked)).ends
+            resolved = resolve_options(self.model, some, {**asked, "eos_token_id": (*ends, *breaks)})
+            texts = complete(self.model, some, resolved, self.tokenizer)
+            plain = [self.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+            lines, count = [text.partition("\n")[0] for text in plain], resolved.num_return_sequences
+            found += [lines[first : first + count] for first in range(0, len(lines), count)]
+        return found
 
     def taught(self, text: str, answer: str, *, limit: int) -> tuple[list[int], int]:
         """What a model reads that learns to answer: the prompt, the answer as one line, and what ends a text.

@@ -188,6 +188,25 @@ def test_beams_and_least_lengths_write_a_line(solver: Any, model: Model, tokeniz
         solve(TEXTS[0], num_beams=2, votes=3)
 
 
+def test_what_is_read_once_is_read_again_by_other_weights(tokenizer: Tokenizer, build: Build) -> None:  # noqa: F811
+    model = build("llama", max_positions=2048, eos_token_id=259, **KINDS["llama"])
+    kept = [tg.pipeline(task, model, tokenizer) for task in ("sentiment-analysis", "summarization")]
+    answers = []
+    for at, name in enumerate(("one", "two", None, "two")):
+        if at < 2:
+            tg.add_adapter(model, tg.LoraConfig(rank=2, targets="attention"), name, seed=at)
+            with torch.no_grad():
+                for each in model.parameters():
+                    if each.requires_grad:
+                        each.add_(torch.randn(each.shape, generator=torch.Generator().manual_seed(at)))
+        tg.set_adapter(model, name)
+        fresh = [tg.pipeline(task, model, tokenizer) for task in ("sentiment-analysis", "summarization")]
+        answers.append([pipe(TEXTS[0]) for pipe in kept])
+        assert answers[-1] == [pipe(TEXTS[0]) for pipe in fresh], name
+    assert answers[0] != answers[1] != answers[2]
+    assert answers[3] == answers[1]
+
+
 def test_names_lie_in_their_text(solver: Any) -> None:
     texts = [
         "Taro Yamada of the Bank of Japan (in Tokyo); then Taro Yamada again.",

@@ -94,6 +94,17 @@ def open_scorer(model: Any, *, prefix: Sequence[int]) -> Scorer:
     return scorer
 
 
+def weights_of(model: Any) -> tuple[Any, ...]:
+    """What differs once a network computes otherwise: its active adapters, and how often parameters were changed.
+
+    What was read before must be read again then. A compiled model stays as it is.
+    """
+    adapters, parameters = getattr(model, "adapters", None), getattr(model, "parameters", None)
+    active = tuple(getattr(adapters, "active", {}).items()), getattr(adapters, "merged", False)
+    changed = () if parameters is None else (each._version for each in parameters() if not each.is_inference())
+    return *active, sum(changed)
+
+
 def read_prefix(model: Any, ids: Sequence[int]) -> Any:
     """What all prompts of some sessions begin with, read once; None where the model's engine cannot share it."""
     reader = getattr(model, "read_prefix", None)

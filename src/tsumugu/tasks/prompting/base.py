@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tsumugu.core.errors import InputError, did_you_mean
-from tsumugu.engines.session import Scorer, open_scorer, read_prefix
+from tsumugu.engines.session import Scorer, open_scorer, read_prefix, weights_of
 from tsumugu.generation.constrained import grammar_of, quoted
 from tsumugu.generation.generate import complete, resolve_options
 from tsumugu.tasks.base import Task
@@ -75,8 +75,8 @@ class Prompted(Task):
         tuned = (model.usage.get("task_specific_params") or {}).get(self.name)
         known = tuned.items() if isinstance(tuned, Mapping) else ()
         super().__init__(model, tokenizer, **{key: each for key, each in known if key in self.options} | options)
-        self._scorer: tuple[list[int], Scorer] | None = None
-        self._prefix: tuple[list[int], Any] | None = None
+        self._scorer: tuple[Any, Scorer] | None = None
+        self._prefix: tuple[Any, Any] | None = None
         self._vectors: tuple[Any, Any] | None = None
         self._given: tuple[str, list[dict[str, Any]]] | None = None
 
@@ -220,8 +220,9 @@ class Prompted(Task):
             proposed.append([whole[cut:] for whole in wholes])
         shared = common([*stems, *(self._ids(each, options) for each in beyond)])
         shared = shared[: min(len(stem) for stem in stems) - 1]
-        if self._scorer is None or self._scorer[0] != shared:
-            self._scorer = (shared, open_scorer(self.model, prefix=shared))
+        key = shared, weights_of(self.model)
+        if self._scorer is None or self._scorer[0] != key:
+            self._scorer = (key, open_scorer(self.model, prefix=shared))
         return self._scorer[1].score([stem[len(shared) :] for stem in stems], proposed)
 
     def _write(
@@ -240,8 +241,9 @@ class Prompted(Task):
         """
         ids = [self._ids(prompt, options) for prompt in prompts]
         shared = common(ids)[: min(map(len, ids)) - 1]
-        if self._prefix is None or self._prefix[0] != shared:
-            self._prefix = (shared, read_prefix(self.model, shared))
+        key = shared, weights_of(self.model)
+        if self._prefix is None or self._prefix[0] != key:
+            self._prefix = (key, read_prefix(self.model, shared))
         leads = ["" if options.get("chat") else prompt.lead for prompt in prompts]
         rules = [LINE] * len(prompts) if answers is None else answers
         grammars = [_line(answer, lead) for answer, lead in zip(rules, leads, strict=True)]

@@ -187,11 +187,12 @@ def test_tokens_and_entities_are_the_usual_pipelines(
     assert len(some) > 20
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for mine, text in zip(ours(some), some, strict=True):
-            alike(mine, theirs(text))
+        found = ours(some)
+        alike(found, theirs(some))
+        for mine, text in zip(found, some, strict=True):
             for entity in mine:
                 assert entity["start"] <= entity["end"] <= len(text)
-        alike(ours(some, ignore_labels=[]), theirs(some, ignore_labels=[]))
+        alike(ours(some[:12], ignore_labels=[]), theirs(some[:12], ignore_labels=[]))
         alike(ours(some[0], ignore_labels=["PER", "LOC"]), theirs(some[0], ignore_labels=["PER", "LOC"]))
 
 

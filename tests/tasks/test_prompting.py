@@ -148,6 +148,7 @@ ROWS: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
 def test_results_have_the_shape_of_their_task(task: str, language: str, solver: Any) -> None:
     rows, options, keys = ROWS[task]
     if "examples" in options and language == "ja":

@@ -98,7 +98,7 @@ def pairs() -> list[tuple[str, str]]:
         "".join(draw.choices(JAPANESE_SENTENCES, k=9)),
         "\n".join([*ENGLISH_SENTENCES, *JAPANESE_SENTENCES]),
     ]
-    return [(question, context) for context in contexts for question in QUESTIONS]
+    return [*zip(QUESTIONS * 2, contexts, strict=True), *zip(QUESTIONS[1:], contexts, strict=False)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

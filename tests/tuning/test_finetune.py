@@ -27,7 +27,7 @@ from tsumugu.tuning.finetune import resume
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.recipe import EPOCHS, RATES, ModelSection, Tuning
 
-QUICK = {"train": {"epochs": 12, "lr": 5e-3}, "evaluation": {"every": 0.25}}
+QUICK = {"train": {"epochs": 10, "lr": 5e-3}, "evaluation": {"every": 0.5}}
 
 
 def recipe(folder, source, task="text-classification", rows=None, **sections):
@@ -54,11 +54,11 @@ PRIMARY = {
 @pytest.mark.parametrize("task", DATA)
 def test_every_task_is_learnt(task, tmp_path, tiny):
     model = tiny("t5" if task == "text2text-generation" else "bert")
-    values = recipe(tmp_path, model, task, train={"epochs": 20}, evaluation={"every": 0.5})
-    if task in ("question-answering", "natural-language-inference"):  # what depends on two things takes longer
-        values |= {"optimizer": {"name": "muon"}, "train": {"epochs": 40, "batch": 8, "lr": 2e-3}}
-    if task == "text2text-generation":
-        values |= {"optimizer": {"name": "muon"}, "train": {"epochs": 30, "batch": 8, "lr": 4e-3}}
+    values = recipe(tmp_path, model, task)
+    if task == "question-answering":  # what depends on two things takes longer
+        values["model"]["config"] = {"dropout": 0.0, "attention_dropout": 0.0}
+    if task in ("question-answering", "text2text-generation"):
+        values |= {"optimizer": {"name": "muon"}, "train": {"epochs": 18, "batch": 8, "lr": 8e-3}}
     found = tg.finetune(values, tmp_path / "run", quiet=True)
     assert found.result.reason == "done"
     metric, least = PRIMARY[task]

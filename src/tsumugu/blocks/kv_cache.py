@@ -120,9 +120,10 @@ class KVCache:
             return
         lengths, filled = self.lengths[rows], self.filled
         if len(rows) == len(self._rows):
-            # As many rows as before: copy the filled part only, into the buffers that are there.
-            self.keys[:, :, :, :filled] = self.keys[:, rows, :, :filled]
-            self.values[:, :, :, :filled] = self.values[:, rows, :, :filled]
+            # As many rows as before: copy the filled part of those that change, into the buffers that are there.
+            changed = (rows != self._rows).nonzero()[:, 0]
+            self.keys[:, changed, :, :filled] = self.keys[:, rows[changed], :, :filled]
+            self.values[:, changed, :, :filled] = self.values[:, rows[changed], :, :filled]
         else:
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
             self.lengths = torch.zeros_like(lengths)

@@ -239,8 +239,11 @@ def _limits(train: Sequence[float], validation: Sequence[float]) -> tuple[float,
 
 
 @contextlib.contextmanager
-def _figure(target: Path, names: Sequence[str], height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure for the runs of these names; it becomes the file `target`, whole, when the block ends well."""
+def _figure(target: Path, names: Sequence[str], height: float | None = None) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure for the runs of these names; it becomes the file `target`, whole, when the block ends well.
+
+    Of a given height it makes room for what stands beside the axes, which costs as much time as to draw it.
+    """
     kind = target.suffix[1:].lower()
     if kind not in FORMATS:
         raise InputError(f"a plot cannot be a {target.suffix or 'file without a suffix'}", mend="use .svg or .png")
@@ -263,7 +266,9 @@ def _figure(target: Path, names: Sequence[str], height: float = 4.0) -> Iterator
         matplotlib.rcdefaults()  # a user's own style would make the plots of one log differ
         matplotlib.rcParams.update(settings)
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a PNG shows boxes then; nothing breaks
-        figure = Figure(figsize=(8, height), layout="constrained")
+        figure = Figure(figsize=(8, height or 4), layout="constrained" if height else None)
+        if height is None:
+            figure.subplots_adjust(left=0.11, right=0.98, bottom=0.12, top=0.91)
         axes = figure.add_subplot()
         yield figure, axes
         partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")

@@ -74,7 +74,7 @@ def test_greedy_text_is_the_reference_librarys(ours: Any, theirs: PreTrainedMode
     """20 prompts, 64 tokens each: every token is the one that the reference finds likeliest after all before it.
 
     That is what its greedy search would write, by induction over the tokens, for one pass instead of 64 a prompt; on
-    three prompts the search itself is run.
+    one prompt the search itself is run.
     """
     tokenizer = tg.load_tokenizer(smollm2_path)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
@@ -89,11 +89,10 @@ def test_greedy_text_is_the_reference_librarys(ours: Any, theirs: PreTrainedMode
             different.append(name)
     assert different == []
     assert len({len(text) - len(prompt) for prompt, text in zip(prompts, texts, strict=True)}) > 1, "some end early"
-    for number in (0, 4, 8):
-        ids = torch.tensor([prompts[number]])
-        options = {"do_sample": False, "eos_token_id": list(ours.end_tokens), "pad_token_id": 0}
-        wanted = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, **options)
-        assert texts[number] == wanted[0].tolist()
+    ids = torch.tensor([prompts[4]])
+    options = {"do_sample": False, "eos_token_id": list(ours.end_tokens), "pad_token_id": 0}
+    wanted = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, **options)
+    assert texts[4] == wanted[0].tolist()
 
 
 def test_logits_and_hidden_states_of_smollm2(ours: Any, theirs: PreTrainedModel, smollm2_path: Path) -> None:

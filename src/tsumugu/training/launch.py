@@ -88,8 +88,9 @@ def opened(settings: Settings, folder: Path, world: World) -> Iterator[None]:
             return
         folder.mkdir(parents=True, exist_ok=True)
         with hold_run(folder):
-            for left in folder.glob(".*.partial"):  # of a process that was killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for place in ("", "model/", "checkpoints/step-*/"):
+                for left in folder.glob(f"{place}.*.partial"):  # of a process that was killed
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
             write_recipe(settings, folder / RECIPE)
             yield
 

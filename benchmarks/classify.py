@@ -14,7 +14,7 @@ def run(report: Report) -> None:
 
     import tsumugu as tg
 
-    texts = sentences(24 if report.smoke else 120)
+    texts = sentences(9 if report.smoke else 120)
     tokenizer = tg.load_tokenizer("minilm")
     limit = {"truncation": True, "max_length": 256}
     for task, head in (("text-classification", "for texts"), ("token-classification", "for tokens")):

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Report
+from benchmarks.harness import Report, shallow
 from benchmarks.workers import Worker
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ def run(report: Report) -> None:
     llama = peer_name()
     tokens, long = (8, 64) if report.smoke else (64, 512)
     with tempfile.TemporaryDirectory() as folder:
-        files = written(Path(folder), tg.load_model("smollm2"))
+        model = tg.load_model("smollm2")
+        files = written(Path(folder), shallow(model) if report.smoke else model)
         reference = Worker("transformers", files["hub"])
         for bits, (quantize, kind) in BITS.items():
-            ours, peer = Worker("ours", "smollm2", quantize), Worker(llama, files[kind])
+            source = files["hub"] if report.smoke else "smollm2"
+            ours, peer = Worker("ours", source, quantize), Worker(llama, files[kind])
             pairs = [(f"llama.cpp {kind}", peer)]
             if bits == "float32":
                 assert ours.ask("text", tokens=tokens) == reference.ask("text", tokens=tokens), "the tokens differ"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ def close(rows: list[Row], path: Path | None) -> None:
     print(f"{len(rows)} comparisons, medians; above 1x we are quicker, or take less", flush=True)
     if path is not None:
         path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", "utf-8")
+
+
+def shallow(model: Any) -> Any:
+    """The model with its first two layers only: for the smoke mode, in which nobody reads what it says."""
+    del model.decoder.layers[2:]
+    model.config = model.config.replace(num_layers=2)
+    return model
 
 
 def seconds(work: Callable[[], object]) -> float:

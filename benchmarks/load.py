@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import Report, child
+from benchmarks.harness import Report, child, shallow
 from benchmarks.workers import PROMPT, THREADS, prompt
 
 PEAK = "\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024)"
@@ -36,7 +36,11 @@ def run(report: Report) -> None:
     gguf = tg.pull("smollm2").path
     gguf = gguf if gguf.is_file() else next(gguf.glob("*.gguf"))
     with tempfile.TemporaryDirectory() as folder:
-        tg.save_model(tg.load_model(gguf), folder, tokenizer=tg.load_tokenizer(gguf))
+        model, tokenizer = tg.load_model(gguf), tg.load_tokenizer(gguf)
+        if report.smoke:
+            gguf = Path(folder, "shallow.gguf")
+            tg.save_model(shallow(model), gguf, tokenizer=tokenizer, storage="Q8_0")
+        tg.save_model(model, folder, tokenizer=tokenizer)
         peaks: dict[str, list[float]] = {}
 
         def timed(label: str, code: str) -> float:
@@ -60,7 +64,7 @@ def run(report: Report) -> None:
             rounds=3,
         )
         small = Path(folder) / "small.gguf"
-        tg.save_model(tg.load_model(gguf), small, tokenizer=tg.load_tokenizer(gguf), storage="Q8_0")
+        tg.save_model(model, small, tokenizer=tokenizer, storage="Q8_0")
         settings = {"threads": THREADS, "ids": prompt(PROMPT)}
         child("-c", QUICK.format(folder, **settings), timeout=300)  # compiled once
         report.compare(

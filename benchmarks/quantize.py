@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.harness import Report
+from benchmarks.harness import Report, shallow
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CALIBRATION = "wikitext2_small/validation.txt"
@@ -32,12 +32,12 @@ def run(report: Report) -> None:
     from tsumugu.quantization.quantize import quantize
 
     load_library()
-    windows, tokens = (2, 1024) if report.smoke else (8, 8192)
+    windows, tokens = (2, 256) if report.smoke else (8, 8192)
     with tempfile.TemporaryDirectory() as name, patch.dict(os.environ):
         folder = Path(name)
         texts, calibration = texts_of(folder)
         tokenizer = tg.load_tokenizer("smollm2")
-        source = off_the_grid(2 if report.smoke else None)
+        source = off_the_grid(small=report.smoke)
         tg.save_model(source, folder / "model", tokenizer=tokenizer)
         os.environ["TSUMUGU_HOME"] = str(folder / "home")  # what is compiled of files that vanish is kept nowhere
 
@@ -83,16 +83,14 @@ def texts_of(folder: Path) -> tuple[dict[str, str], Path]:
     return {"documentation": "\n".join(topics[1::2])}, folder / "calibration.txt"
 
 
-def off_the_grid(layers: int | None) -> Any:
-    """The model with its channels scaled: the same function. With `layers`, only so many, for a quick look."""
+def off_the_grid(*, small: bool) -> Any:
+    """The model with its channels scaled: the same function; a small one for a quick look."""
     import torch
 
     import tsumugu as tg
 
     model: Any = tg.load_model("smollm2")
-    if layers is not None:
-        del model.decoder.layers[layers:]
-        model.config = model.config.replace(num_layers=layers)
+    model = shallow(model) if small else model
     generator = torch.Generator().manual_seed(0)
 
     def factors(count: int) -> torch.Tensor:

@@ -13,8 +13,9 @@ from tests.tuning.test_finetune import recipe
 import tsumugu as tg
 from tsumugu.core.errors import ConfigError, InputError
 from tsumugu.engines.torch import load_model
+from tsumugu.tuning.mean_pooling import one_layer_more, read_the_mean
 from tsumugu.tuning.recipe import ModelSection, Tuning
-from tsumugu.tuning.setfit import apart, classified, one_layer_more, read_the_mean
+from tsumugu.tuning.setfit import apart, classified
 from tsumugu.tuning.splits import read_splits
 
 TEXTS = ["the film was dull", "the song was lovely indeed indeed", "it was awful", "the town was bright"]
@@ -25,7 +26,7 @@ def test_the_head_reads_the_mean_of_all_tokens(family, tiny):
     changes, layer = one_layer_more(ModelSection(source=str(tiny(family))))
     model = load_model(tiny(family), task="sequence-classification", labels=("a", "b"), config=changes, strict=False)
     assert any(name.startswith(layer) for name in model.load_report.missing)
-    read_the_mean(model)
+    read_the_mean(model, model.config.hidden_size**-0.5)
     tokenizer = tg.load_tokenizer(tiny(family))
     with torch.no_grad(), classified(model) as seen:
         model(**tokenizer(TEXTS, padding=True, return_tensors="pt"))

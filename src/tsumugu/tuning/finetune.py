@@ -40,12 +40,13 @@ from tsumugu.training.run_data import keep_environment
 from tsumugu.training.step import narrow
 from tsumugu.tuning.base import Row, TaskObjective
 from tsumugu.tuning.feed import Beside, ExampleFeed, held_back
+from tsumugu.tuning.mean_pooling import one_layer_more, read_the_mean
 from tsumugu.tuning.objectives import find_objective
 from tsumugu.tuning.outcome import ADAPTER, MODEL, TEST, Tuned, copy_model
 from tsumugu.tuning.recipe import EPOCHS, Tuning
 from tsumugu.tuning.repeat import repeat
 from tsumugu.tuning.self_training import self_train
-from tsumugu.tuning.setfit import few_shot, one_layer_more
+from tsumugu.tuning.setfit import few_shot
 from tsumugu.tuning.splits import Splits, drawn, read_splits, read_unlabelled
 from tsumugu.tuning.writing import TextToText, asked_as
 
@@ -245,15 +246,21 @@ def _model(recipe: Tuning, kind: type[TaskObjective], examples: Examples) -> Mod
     section, labels = recipe.model, kind.outputs(examples)
     changes: dict[str, Any] = section.config
     fresh: tuple[str, ...] = HEADS
-    if section.method == "setfit":
+    if section.method == "setfit" or section.pooling == "mean":
         changes, layer = one_layer_more(section)
         fresh = (*HEADS, layer)
+    if section.method == "setfit":
+        changes = {**changes, "classifier_dropout": 0.0}
     model = load_model(section.source, task=kind.head, labels=labels, config=changes, strict=False)
     report = model.load_report
     if report is not None:
         lost = tuple(name for name in report.missing if not name.startswith(fresh))
         wrong = tuple(each for each in report.mismatched if each[0].partition(".")[0] not in HEADS)
         replace(report, missing=lost, mismatched=wrong, unused=()).require(section.source)
+    if section.pooling == "mean":
+        if kind.head not in ("sequence-classification", "multiple-choice"):
+            raise ConfigError(f"{kind.name} reads every token", where="model.pooling", mend="leave it out")
+        read_the_mean(model, 0.5)
     model.usage = {key: each for key, each in model.usage.items() if key != "problem_type"} | kind.usage()
     return model
 

@@ -33,15 +33,23 @@ class ModelSection(Config):
         method: what is trained: full (all weights), head (the task's own layers alone, a linear probe), lora (few
             parameters beside each matrix, and the head), of a decoder what stands before every text (prompt or
             prefix), or setfit (from a few examples: vectors of texts, and a logistic regression on them).
+        pooling: what the head of a classifier reads: the first token, or the mean of all tokens, by one layer more
+            (bert and roberta, with the methods full and head).
         lora, prompt, prefix: what is added with that method.
     """
 
     source: str
     config: dict[str, Any] = field(default_factory=dict)
     method: Literal["full", "head", "lora", "prompt", "prefix", "setfit"] = "full"
+    pooling: Literal["first", "mean"] = "first"
     lora: LoraConfig = field(default_factory=LoraConfig)
     prompt: PromptTuningConfig = field(default_factory=PromptTuningConfig)
     prefix: PrefixTuningConfig = field(default_factory=PrefixTuningConfig)
+
+    def check(self) -> None:
+        """The mean is read by a layer of the network's own."""
+        if self.pooling == "mean" and self.method not in ("full", "head"):
+            self.refuse("pooling", f"method {self.method} keeps the network's layers as they are", mend="leave it out")
 
     @property
     def adapter(self) -> AdapterConfig | None:

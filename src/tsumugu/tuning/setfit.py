@@ -4,11 +4,10 @@ The encoder learns that texts of one label are near each other and texts of two 
 compared. Then scikit-learn fits a logistic regression to the vectors of the examples, which becomes the head.
 
 The classifier that comes out is one of the family's own, exactly, and the reference library loads it. Its head reads
-the first token through a dense layer and tanh, where a sentence's vector is the mean of all tokens. So the network
-grows by one layer, of which only the form is used: its attention is even (queries and keys are 0) and makes much of
-the mean, next to nothing of the token itself; its norm gives that unit variance; the dense layer divides it by the
-root of the width, where tanh is the identity to one part in a thousand. What the regression is fitted to is the very
-vector that the head reads, so nothing is lost between the two.
+the first token through a dense layer and tanh, where a sentence's vector is the mean of all tokens, so the network grows
+by the layer of `mean_pooling`. The dense layer divides the mean by the root of the width, where tanh is the identity to
+one part in a thousand. What the regression is fitted to is the very vector that the head reads, so nothing is lost
+between the two.
 
 Source: Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts" (SetFit).
 """
@@ -23,17 +22,16 @@ import numpy as np
 
 from tsumugu.core.errors import ConfigError, MissingExtraError
 from tsumugu.data.labelled.examples import Examples
+from tsumugu.training.optimizers import HEADS
 from tsumugu.tuning.base import Row, TaskObjective, body, in_pieces
 from tsumugu.tuning.classification import TextClassification
+from tsumugu.tuning.mean_pooling import read_the_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from tsumugu.models.base import Model
-    from tsumugu.tuning.recipe import ModelSection
 
-MUCH = 1024.0
-"""How much more the mean of all tokens counts than the first token itself."""
 STRENGTH = 10.0
 """The inverse of the regression's penalty, for vectors of length 1; that of the baseline "embeddings"."""
 ROWS = 64
@@ -53,7 +51,10 @@ class FewShotClassification(TextClassification):
 
     def begin(self, model: Model, examples: Examples) -> None:
         super().begin(model, examples)
-        read_the_mean(model)
+        read_the_mean(model, model.config.hidden_size**-0.5)
+        for name, each in model.named_parameters():  # the head is fitted
+            if name.partition(".")[0] in HEADS:
+                each.requires_grad_(False)
         self._known = self.rows(examples)
 
     def answers(self, rows: Sequence[Row], width: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -112,17 +113,6 @@ def few_shot(kind: type[TaskObjective]) -> type[TaskObjective]:
     return FewShotClassification
 
 
-def one_layer_more(section: ModelSection) -> tuple[dict[str, Any], str]:
-    """The hyperparameters of the network that has room for the mean, and the name of its fresh layer."""
-    from tsumugu.checkpoints.load import open_checkpoint
-    from tsumugu.engines.torch import recognise
-    from tsumugu.hub.resolve import resolve
-
-    config: Any = recognise(open_checkpoint(resolve(section.source).path), "base")[1]
-    count = int(section.config.get("num_layers", config.num_layers))
-    return {**section.config, "num_layers": count + 1, "classifier_dropout": 0.0}, f"encoder.layers.{count}."
-
-
 def apart(cosines: Tensor, labels: Tensor) -> Tensor:
     """The mean squared error of cosines `[texts, texts]` to 1 within a label, and to 0 between labels, half each."""
     import torch
@@ -145,46 +135,3 @@ def classified(model: Any) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
-
-
-def read_the_mean(model: Model) -> None:
-    """Set the last layer and the head's dense layer so that the head reads the mean of all tokens; see above.
-
-    They are not trained, as the matrix of the head is not: it is fitted.
-
-    Raises:
-        ConfigError: the family's classifier has another form.
-    """
-    import torch
-
-    from tsumugu.blocks.heads import FirstTokenHead, Pooler
-
-    network: Any = model
-    dense = next((each.dense for each in model.modules() if isinstance(each, Pooler | FirstTokenHead)), None)
-    if dense is None or model.family.name not in ("bert", "roberta"):
-        raise ConfigError(
-            f"the classifier of the {model.family.name} family cannot read the mean of its tokens",
-            where="model.method",
-            mend="use a model of the bert or roberta family, or method: full",
-        )
-    width = model.config.hidden_size
-    layer, unit = network.encoder.layers[-1], torch.eye(width)
-    attention, inner = layer.attention, layer.feed_forward
-    for part in (attention.query, attention.key, attention.value, attention.output, inner.up, inner.down):
-        _set(part, torch.zeros_like(part.weight))
-    _set(attention.value, MUCH * unit)
-    _set(attention.output, unit)
-    _set(dense, unit / width**0.5)
-    for module in (layer, dense, network.head.classifier):
-        module.requires_grad_(False)
-    for part in layer.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-    attention.dropout = 0.0
-
-
-def _set(module: nn.Linear, weight: Tensor) -> None:
-    import torch
-
-    module.weight.data = weight.to(module.weight)
-    module.bias.data = torch.zeros_like(module.bias)

@@ -1,9 +1,9 @@
 """A classifier of the family's own form whose head reads the mean of all tokens, where it would read the first one.
 
-The reference library's classifiers of the BERT and RoBERTa families read the first token through a dense layer and tanh.
-So the network grows by one layer, of which only the form is used: its attention is even (queries and keys are 0) and
-makes much of the mean, next to nothing of the token itself; its norm gives that unit variance. It is never trained, and
-a file that holds it loads everywhere.
+Classifiers of the BERT and RoBERTa families read the first token through a dense layer and tanh. So the network grows
+by one layer, of which only the form is used: its attention is even (queries and keys are 0) and makes much of the mean,
+next to nothing of the token itself; its norm gives that unit variance. It is never trained, and the reference library
+loads a file that holds it.
 
 A network that was pre-trained by hidden tokens alone has never used its first token for anything. A few thousand pairs
 are too few to teach it; the mean holds from the beginning what each token has found in the other text.

@@ -4,9 +4,9 @@ The encoder learns that texts of one label are near each other and texts of two 
 compared. Then scikit-learn fits a logistic regression to the vectors of the examples, which becomes the head.
 
 The classifier that comes out is one of the family's own, exactly, and the reference library loads it. Its head reads
-the first token through a dense layer and tanh, where a sentence's vector is the mean of all tokens, so the network grows
-by the layer of `mean_pooling`. The dense layer divides the mean by the root of the width, where tanh is the identity to
-one part in a thousand. What the regression is fitted to is the very vector that the head reads, so nothing is lost
+the first token through a dense layer and tanh, where a sentence's vector is the mean of all tokens: the network grows
+by the layer of `mean_pooling`. The dense layer divides the mean by the root of the width, where tanh is the identity
+to one part in a thousand. What the regression is fitted to is the very vector that the head reads, so nothing is lost
 between the two.
 
 Source: Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts" (SetFit).

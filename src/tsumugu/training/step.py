@@ -35,12 +35,12 @@ def tensors_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def autocast_for(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """What the forward pass runs in: bfloat16 where it is asked for, or for "auto" where a GPU has it."""
+    """What the forward pass runs in: autocast to bfloat16 where it is `narrow`."""
     return (lambda: torch.autocast(device.type, torch.bfloat16)) if narrow(precision, device) else nullcontext
 
 
 def narrow(precision: str, device: torch.device) -> bool:
-    """Whether that is bfloat16."""
+    """Whether the forward pass is in bfloat16: where it is asked for, or for "auto" where a GPU has it."""
     return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )

@@ -208,6 +208,7 @@ def test_datasets_on_disk(tmp_path: Path) -> None:
         ({"text": "a", "label": "b"}, "text-classification"),
         ({"sentence": "a", "label": 1}, "text-classification"),
         ({"premise": "a", "hypothesis": "b", "label": "c"}, "pair-classification"),
+        ({"question": "a", "passage": "b", "answer": True}, "pair-classification"),
         ({"sentence1": "a", "sentence2": "b", "score": 3}, "similarity"),
         ({"tokens": ["a"], "ner_tags": ["O"]}, "token-classification"),
         ({"text": "a", "entities": []}, "token-classification"),

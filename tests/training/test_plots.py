@@ -125,9 +125,14 @@ def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
         plot_runs([folder], tmp_path / "a.svg", by="token")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no run"):
         plot_runs([], tmp_path / "a.svg")
-    with pytest.raises(FileNotFoundError):
-        plot_run(folder, tmp_path / "nowhere")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    folder = make(tmp_path / "tiny", steps=5)
+    drawn = plot_run(folder, tmp_path / "reports" / "tiny")
+    assert [each.relative_to(tmp_path / "reports").as_posix() for each in drawn] == ["tiny/loss.svg", "tiny/lr.svg"]
+    assert all(each.stat().st_size for each in drawn)
 
 
 def test_the_sink_draws_at_the_end_from_the_log(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def plot_run(run: str | Path | Sequence[Event], folder: str | Path, *, formats: 
 
     Args:
         run: the run's folder, or its events.
-        folder: where the files go; each appears whole or not at all.
+        folder: where the files go, made where it is missing; each file appears whole or not at all.
         formats: "svg", "png".
 
     Returns:
@@ -88,6 +88,7 @@ def plot_run(run: str | Path | Sequence[Event], folder: str | Path, *, formats: 
     """
     curves = _curves(run)
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     targets = [(what, folder / f"{what}.{each}") for what in ("loss", "lr") for each in formats]
     for what, target in targets:
         with _figure(target, [curves.name]) as (_, axes):

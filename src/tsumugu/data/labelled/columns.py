@@ -136,7 +136,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
         _ID,
         Part("text1", _FIRST, looks=_is_text),
         Part("text2", _SECOND, looks=_is_text),
-        _LABEL,
+        Part("label", (*_LABEL.usual, "answer"), looks=_is_label),
     ),
     "text-classification": (_ID, Part("text", _TEXT, looks=_is_text), _LABEL),
     "preference": (

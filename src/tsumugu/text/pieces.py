@@ -60,13 +60,12 @@ def merges_of_scores(tokens: Sequence[str], scores: Sequence[float]) -> list[tup
     """The merges that give the tokens: the best score first, then the smaller id, then the shorter left part."""
     known = set(tokens)
     found = []
-    for index, token in enumerate(tokens):
+    for index in sorted(range(len(tokens)), key=scores.__getitem__, reverse=True):
+        token = tokens[index]
         for at in range(1, len(token)):
-            left, right = token[:at], token[at:]
-            if left in known and right in known:
-                found.append((-scores[index], index, at, left, right))
-    found.sort(key=lambda each: each[:3])
-    return [(left, right) for *_, left, right in found]
+            if token[:at] in known and token[at:] in known:
+                found.append((token[:at], token[at:]))
+    return found
 
 
 def scores_of_merges(tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> list[float]:

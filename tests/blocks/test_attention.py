@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from tests.blocks import loops
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tsumugu.blocks.attention import Attention
+from tsumugu.blocks.attention import SHORT, Attention
 from tsumugu.blocks.kv_cache import KVCache
 from tsumugu.blocks.mask import EVERYTHING, Mask, causal_mask, document_mask, padding_mask, window_mask
 from tsumugu.blocks.positions import RelativePositions, RotaryPositions
@@ -260,3 +261,44 @@ def test_dropout_acts_while_training_only() -> None:
     assert torch.equal(block(x), block(x))
     block.train()
     assert not torch.equal(block(x), block(x))
+
+
+class Attended(TorchDispatchMode):
+    """Notes what type of numbers attention is computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16 weights"])
+@pytest.mark.parametrize("name", ["everything", "causal", "padding", "biased"])
+def test_short_texts_are_learnt_in_float32_on_a_cpu(name: str, autocast: bool) -> None:
+    block, _ = built(SHAPES["multi-head"])
+    block = block.float()
+    x = loops.states(BATCH, TIME, WIDTH).float()
+    mask = EVERYTHING.with_bias(loops.states(1, 4, TIME, TIME).float()) if name == "biased" else MASKS[name][0]
+    (wanted,) = torch.autograd.grad(block(x.requires_grad_(), mask=mask).square().sum(), x)
+    if not autocast:
+        block, x = block.bfloat16(), x.detach().bfloat16().requires_grad_()
+    with Attended() as attended, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = block(x, mask=mask)
+    (gradient,) = torch.autograd.grad(found.float().square().sum(), x)
+    assert found.dtype == torch.bfloat16
+    assert attended.types == [torch.float32]
+    assert float((gradient.float() - wanted).norm() / wanted.norm()) < 0.02
+
+
+@pytest.mark.parametrize(("keys", "learns"), [(SHORT + 1, True), (TIME, False)])
+def test_long_texts_and_those_that_are_read_stay_in_bfloat16(keys: int, learns: bool) -> None:
+    block, _ = built(SHAPES["multi-head"])
+    x = loops.states(1, keys, WIDTH).float()
+    block = block.float()
+    with Attended() as attended, torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(learns):
+        assert block(x).dtype == torch.bfloat16
+    assert attended.types == [torch.bfloat16]

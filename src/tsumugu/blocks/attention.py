@@ -11,6 +11,10 @@ from tsumugu.blocks.kv_cache import CacheLayer, KeysValues
 from tsumugu.blocks.mask import EVERYTHING, Mask
 from tsumugu.blocks.positions import Rotation
 
+SHORT = 128
+"""Keys up to which a CPU that learns attends in float32, where all else is bfloat16: the way back through bfloat16
+computes each head of each text by a product of its own, and takes 2 to 8 times as long."""
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention over `num_heads` queries that share `num_kv_heads` keys and values.
@@ -128,6 +132,9 @@ class Attention(nn.Module):
         if self.training and self.dropout and mask.bias is None and quick(query):
             attended = self._dropped(query, key, value, mask)
             return attended.transpose(1, 2).reshape(batch, time, heads * dim)
+        if key.shape[2] <= SHORT and _narrow(query):
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(query.float(), key.float(), value.float(), mask).to(value.dtype)
         scores = mask.scores(query.dtype)
         grouped = kv_heads < heads
         one_step = grouped and time == 1 and (scores is None or scores.dim() < 3 or scores.shape[-3] == 1)
@@ -163,3 +170,12 @@ class Attention(nn.Module):
         if allowed is not None:
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         return dropout(scores.softmax(-1), self.dropout) @ value
+
+
+def _narrow(query: Tensor) -> bool:
+    """Whether a CPU would go back through attention in bfloat16."""
+    if not (query.is_cpu and query.requires_grad and torch.is_grad_enabled()):
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return query.dtype == torch.bfloat16

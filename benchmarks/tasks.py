@@ -118,7 +118,16 @@ CASES = [
     Case("jsts", "ja", "sentence-similarity", "sentence-similarity", OVERLAP, epochs=5, limit=10_000, lr=FAST),
     Case("ner_wikipedia_ja", "ja", "ner", "token-classification", ("token-majority",), epochs=5, lr=FAST),
     Case("jsquad", "ja", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=256, lr=FAST),
-    Case("jcommonsenseqa", "ja", "multiple-choice", "multiple-choice", ("majority", *OVERLAP), lr=FAST),
+    Case(
+        "jcommonsenseqa",
+        "ja",
+        "multiple-choice",
+        "multiple-choice",
+        ("majority", *OVERLAP),
+        epochs=4,
+        limit=10_000,
+        **TWO,
+    ),
     Case("asdc_scud_ja", "ja", "summarization", "summarization", TEXTS, **WRITES, base="gemma3-270m", limit=200),
     Case(
         "ami_meeting_parallel",

@@ -256,6 +256,30 @@ def test_a_question_alone_and_votes(solver: Any) -> None:
     assert vote(["Rome", "paris ", "Paris", "Oslo"]) == ("paris ", 0.5)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"handle_impossible_answer": True}, {"max_new_tokens": 1}])
+def test_scores_of_answers_are_those_of_each_answer_alone(
+    options: dict[str, Any],
+    language: str,
+    solver: Any,
+    model: Model,
+    tokenizer: Tokenizer,  # noqa: F811
+) -> None:
+    """Whether they come from the writing or, where an answer was cut in another way than it is read, from reading."""
+    asked = [{"question": question, "context": text} for question in ("Who?", "誰が？") for text in TEXTS]
+    template = PromptTemplate.find("question-answering", language=language)
+    found = solver("question-answering", max_new_tokens=8, language=language, batch_size=4)(asked, **options)
+    answers = 0
+    for row, results in zip(asked, found, strict=True):
+        prompt = template.render([row])
+        for each in results if isinstance(results, list) else [results]:
+            answer = each["answer"] or {"en": "no answer", "ja": "答えなし"}[language]
+            wanted = alone(model, tokenizer, prompt.context, prompt.lead + answer)
+            assert np.isclose(np.log(each["score"]), wanted, rtol=0, atol=1e-4)
+            answers += 1
+    assert answers > len(asked) if "top_k" in options else answers == len(asked)
+
+
 def test_several_labels_at_once(solver: Any) -> None:
     found = solver("zero-shot-classification")("the hand", ["sport", "art"], multi_label=True)
     assert set(found["labels"]) == {"sport", "art"}
@@ -441,3 +465,22 @@ def test_prompts_as_a_user_types_them(
         code, _, error = typed(*bad)
         assert (code, error.count("\n")) == (2, 1), error
         assert message in error
+
+
+@pytest.mark.weights
+def test_prompts_are_read_once_where_answers_are_scored(smollm2_path: Path) -> None:
+    read = 0
+
+    def count(_: Any, given: Any, __: Any) -> None:
+        nonlocal read
+        read += given[0].numel()
+
+    solve: Any = tg.pipeline("question-answering", smollm2_path)
+    stories = ("Kaori bought a lamp in Kyoto.", "Ben read a book on the train.", "Two cats slept under the table.")
+    asked = [{"question": "Who is this about?", "context": f"{each} " * 8} for each in stories]
+    tokens = sum(len(solve._ids(each, {})) for each in solve._prompts(asked, {}))
+    handle = solve.model.embeddings.register_forward_hook(count)
+    found = solve(asked)
+    handle.remove()
+    assert [each["answer"] for each in found] == ["Kaori", "Ben", "cats"]
+    assert read < 1.5 * tokens  # twice where all is read again

@@ -88,7 +88,7 @@ class SessionScorer:
         session.select(np.zeros(count, np.int64))
         every = [(row, place) for row, mine in enumerate(answers) for place in range(len(mine))]
         asked = [(row, answers[row][place][0]) for row, place in every]
-        for (row, place), score in zip(every, _log_probabilities(session.extend(stems), asked), strict=True):
+        for (row, place), score in zip(every, log_probabilities(session.extend(stems), asked), strict=True):
             found[row][place].append(score)
         texts = np.arange(count)
         for some in self._chunks([(row, place) for row, place in every if len(answers[row][place]) > 1], answers):
@@ -96,7 +96,7 @@ class SessionScorer:
             begun = [answers[row][place][:-1] for row, place in some]
             logits = session.extend([*([] for _ in texts), *begun], every=True)
             due = [token for row, place in some for token in answers[row][place][1:]]
-            scores = iter(_log_probabilities(logits, list(enumerate(due))))
+            scores = iter(log_probabilities(logits, list(enumerate(due))))
             for row, place in some:
                 found[row][place] += [next(scores) for _ in answers[row][place][1:]]
             session.select(texts)
@@ -128,7 +128,7 @@ class SessionScorer:
         return self._session
 
 
-def _log_probabilities(logits: Logits, asked: Sequence[tuple[int, int]]) -> list[float]:
+def log_probabilities(logits: Logits, asked: Sequence[tuple[int, int]]) -> list[float]:
     """Of `[n, vocab]` logits and pairs of a row and a token, each pair's log probability."""
     if not asked:
         return []

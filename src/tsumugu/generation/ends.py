@@ -25,11 +25,14 @@ class Step:
         rows: `[active]`, numbers of the texts.
         tokens: `[active]`.
         ended: `[active]`, True for the last token of a text.
+        logs: `[active]`, the log probability that the model gives each token, whatever chose it; empty where that was
+            not asked for, and where a text is closed without the model.
     """
 
     rows: Rows
     tokens: Rows
     ended: NDArray[np.bool_]
+    logs: Sequence[float] = ()
 
 
 def limit_of(model: Any, begun: Sequence[int], options: GenerationOptions) -> int:
@@ -59,7 +62,9 @@ class Ends:
         if options.stops and tokenizer:
             self.watchers = {number: _Watcher(tokenizer.stream(), options.stops) for number in numbered}
 
-    def after(self, active: Rows, tokens: Rows, step: int) -> tuple[NDArray[np.bool_], list[Step]]:
+    def after(
+        self, active: Rows, tokens: Rows, step: int, logs: Sequence[float] = ()
+    ) -> tuple[NDArray[np.bool_], list[Step]]:
         """Which texts end with these tokens, `[active]`, and the steps to give out."""
         full = np.array([step + 1 >= self.limits[number] for number in active.tolist()])
         ended = np.isin(tokens, self.options.ends) | full
@@ -73,7 +78,7 @@ class Ends:
             pairs = zip(active.tolist(), tokens.tolist(), strict=True)
             ended |= np.array([self.watchers[number].saw(token) for number, token in pairs])
         left = np.isin(active, [row for row, _ in closings])
-        found = [Step(active, tokens, ended & ~left)]
+        found = [Step(active, tokens, ended & ~left, logs)]
         for row, closing in closings:
             for number, token in enumerate(closing, 1):
                 found.append(Step(np.array([row]), np.array([token]), np.array([number == len(closing)])))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tsumugu.core.errors import InputError
 from tsumugu.core.tensors import convert_tensor, format_of, to_numpy
 from tsumugu.engines.session import end_session, open_session
+from tsumugu.engines.session_scoring import log_probabilities
 from tsumugu.generation.beam import beam_search
 from tsumugu.generation.constrained import Guide, grammar_of
 from tsumugu.generation.ends import Ends, Step, limit_of
@@ -167,11 +168,12 @@ def steps(
     grammars: Sequence[str] | None = None,
     prefix: Any = None,
     draft: Any = None,
+    scored: bool = False,
 ) -> Iterator[Step]:
     """Write all texts side by side, one token a step. A text that ends leaves the batch and costs nothing more.
 
     A text of a given shape that runs out of tokens is closed without the model: its last steps hold it alone. Where
-    tokens are guessed, texts are written one after another.
+    tokens are guessed, texts are written one after another, and not `scored`, which gives each step its `logs`.
 
     Raises:
         InputError: stop strings or a shape without a tokenizer, or a shape that is none.
@@ -180,7 +182,7 @@ def steps(
         raise InputError("stop strings need a tokenizer", where="stop_strings", mend="pass tokenizer=")
     guide = guide_of(model, len(prompts), options, tokenizer, grammars)
     if draft is None and not options.prompt_lookup:
-        return _steps(model, prompts, options, tokenizer, guide, prefix)
+        return _steps(model, prompts, options, tokenizer, guide, prefix, scored=scored)
     if draft is not None and draft.config.vocab_size != model.config.vocab_size:
         what = f"a draft with {draft.config.vocab_size} tokens for a model with {model.config.vocab_size}"
         raise InputError(what, where="draft", mend="choose a draft with the same tokenizer")
@@ -222,6 +224,8 @@ def _steps(
     tokenizer: Tokenizer | None,
     guide: Guide | None,
     prefix: Any,
+    *,
+    scored: bool,
 ) -> Iterator[Step]:
     samples = options.num_return_sequences
     begun = beginnings(model, prompts)
@@ -237,7 +241,8 @@ def _steps(
     active = np.arange(len(rows))
     for step in range(options.max_new_tokens):
         tokens = sampler.pick(logits, step)
-        ended, found = ends.after(active, tokens, step)
+        logs = log_probabilities(logits, list(enumerate(tokens))) if scored else ()
+        ended, found = ends.after(active, tokens, step, logs)
         if ended.all():
             end_session(session)
         yield from found

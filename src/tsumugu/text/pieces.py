@@ -62,9 +62,8 @@ def merges_of_scores(tokens: Sequence[str], scores: Sequence[float]) -> list[tup
     found = []
     for index in sorted(range(len(tokens)), key=scores.__getitem__, reverse=True):
         token = tokens[index]
-        for at in range(1, len(token)):
-            if token[:at] in known and token[at:] in known:
-                found.append((token[:at], token[at:]))
+        parts = ((token[:at], token[at:]) for at in range(1, len(token)))
+        found += [(left, right) for left, right in parts if left in known and right in known]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.engines.session import Scorer, open_scorer, read_prefix, weights_of
 from tsumugu.generation.constrained import grammar_of, quoted
-from tsumugu.generation.generate import complete, resolve_options
+from tsumugu.generation.generate import resolve_options, steps
 from tsumugu.tasks.base import Task
 from tsumugu.tasks.prompting.template import LANGUAGES, Prompt, PromptTemplate
 from tsumugu.text.tokenizer import Tokenizer
@@ -33,6 +34,21 @@ LINE = "answer: /[^\\s][^\\n]*/"
 """A line of any text."""
 
 Example = Mapping[str, Any]
+
+
+@dataclass
+class Written:
+    """What a model wrote.
+
+    Attributes:
+        text: without special tokens and the white space around it.
+        tokens: all of them.
+        logs: the log probability that the model gave each token, as far as it was asked.
+    """
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logs: list[float] = field(default_factory=list)
 
 
 class Prompted(Task):
@@ -231,13 +247,15 @@ class Prompted(Task):
         options: Mapping[str, Any],
         *,
         answers: Sequence[str] | None = None,
+        scored: bool = False,
         **generation: Any,
-    ) -> list[list[str]]:
+    ) -> list[list[Written]]:
         """What the model writes for each prompt: one line, `num_return_sequences` texts each.
 
         Args:
             answers: for each prompt rules of a grammar, one of them called `answer`, that what is written must follow;
                 any text that is not empty when left out.
+            scored: keep the log probability of each token.
         """
         ids = [self._ids(prompt, options) for prompt in prompts]
         shared = common(ids)[: min(map(len, ids)) - 1]
@@ -247,21 +265,57 @@ class Prompted(Task):
         leads = ["" if options.get("chat") else prompt.lead for prompt in prompts]
         rules = [LINE] * len(prompts) if answers is None else answers
         grammars = [_line(answer, lead) for answer, lead in zip(rules, leads, strict=True)]
-        found: list[list[str]] = []
+        found: list[list[Written]] = []
         for start in range(0, len(ids), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
             asked = resolve_options(self.model, ids[some], dict(generation))
-            texts = complete(
+            count = asked.num_return_sequences
+            texts = [Written() for _ in ids[some] for _ in range(count)]
+            for step in steps(
                 self.model,
                 ids[some],
                 asked,
                 self.tokenizer,
                 grammars=grammars[some],
                 prefix=self._prefix[1],
-            )
-            plain = [self.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
-            count = asked.num_return_sequences
-            found += [plain[at : at + count] for at in range(0, len(plain), count)]
+                scored=scored,
+            ):
+                for place, row in enumerate(step.rows):
+                    texts[row].tokens.append(int(step.tokens[place]))
+                    texts[row].logs += step.logs[place : place + 1]
+            for text in texts:
+                text.text = self.tokenizer.decode(text.tokens, skip_special_tokens=True).strip()
+            found += [texts[at : at + count] for at in range(0, len(texts), count)]
+        return found
+
+    def _lines(self, prompts: Sequence[Prompt], options: Mapping[str, Any], **how: Any) -> list[list[str]]:
+        """The texts of `_write`."""
+        return [[each.text for each in mine] for mine in self._write(prompts, options, **how)]
+
+    def _log_likelihoods(
+        self, prompts: Sequence[Prompt], written: Sequence[Sequence[Written]], options: Mapping[str, Any]
+    ) -> list[list[float]]:
+        """The log probability of each text that was written, and scored, as the answer.
+
+        It is known already where its tokens are those that were written; else all of the row's are read once more.
+        """
+        found: list[list[float]] = []
+        again = []
+        for row, (prompt, mine) in enumerate(zip(prompts, written, strict=True)):
+            ids, sums = self._ids(prompt, options), []
+            for each in mine:
+                whole = self._with(prompt, ids, each.text or " ", options)
+                tokens, count = whole[len(ids) :], len(whole) - len(ids)
+                if whole[: len(ids)] == ids and tokens and each.tokens[:count] == tokens and len(each.logs) >= count:
+                    sums.append(sum(each.logs[:count]))
+            found.append(sums)
+            if len(sums) < len(mine):
+                again.append(row)
+        if again:
+            texts = [[each.text or " " for each in written[row]] for row in again]
+            logs = self._likelihoods([prompts[row] for row in again], texts, options)
+            for row, scores in zip(again, logs, strict=True):
+                found[row] = [sum(each) for each in scores]
         return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import Row, text_of
 from tsumugu.generation.constrained import quoted
-from tsumugu.tasks.prompting.base import Example, Prompted, vote, votes_of
+from tsumugu.tasks.prompting.base import Example, Prompted, Written, vote, votes_of
 from tsumugu.tasks.prompting.template import Prompt
 from tsumugu.tasks.question_answering import asked
 from tsumugu.tasks.shown import ShowsEntities
@@ -76,7 +76,7 @@ class PromptedExtraction(ShowsEntities, Prompted):
             raise InputError(f"a prompt finds names, not {strategy!r}", where="aggregation_strategy", mend=mend)
         rules = [_entity_rules(row["text"], kinds, nothing, pattern) for row in read]
         limit = int(options.get("max_new_tokens", 96))
-        texts = [each[0] for each in self._write(prompts, options, answers=rules, max_new_tokens=limit)]
+        texts = [each[0] for each in self._lines(prompts, options, answers=rules, max_new_tokens=limit)]
         found = [[] if text == nothing else _entities(text, words) for text in texts]
         scores = self._scores(prompts, found, words, options)
         left_out = {ignored} if isinstance(ignored, str) else set(ignored or ())
@@ -195,17 +195,17 @@ class PromptedQuestionAnswering(Prompted):
         drawn: dict[str, Any] = {"seed": options.get("seed", 0)}
         if votes > 1:
             drawn |= {"num_return_sequences": votes, "temperature": options.get("temperature", 0.7)}
-            found = [[vote(texts)] for texts in self._write(prompts, options, answers=rules, **generation, **drawn)]
+            found = [[vote(texts)] for texts in self._lines(prompts, options, answers=rules, **generation, **drawn)]
         else:
-            texts = self._write(prompts, options, answers=rules, **generation)
+            written = self._write(prompts, options, answers=rules, scored=True, **generation)
             if count > 1:
                 drawn |= {"num_return_sequences": DRAWS * count, "temperature": options.get("temperature", 1.0)}
-                more = self._write(prompts, options, answers=rules, **generation, **drawn)
-                texts = [list(dict.fromkeys(both[0] + both[1])) for both in zip(texts, more, strict=True)]
-            logs = self._likelihoods(prompts, [[text or " " for text in mine] for mine in texts], options)
+                more = self._write(prompts, options, answers=rules, scored=True, **generation, **drawn)
+                written = [_distinct([*likeliest, *others]) for likeliest, others in zip(written, more, strict=True)]
+            logs = self._log_likelihoods(prompts, written, options)
             found = [
-                sorted(zip(mine, (float(np.exp(np.sum(each))) for each in scores), strict=True), key=lambda t: -t[1])
-                for mine, scores in zip(texts, logs, strict=True)
+                sorted(zip((each.text for each in mine), np.exp(sums).tolist(), strict=True), key=lambda t: -t[1])
+                for mine, sums in zip(written, logs, strict=True)
             ]
         results: list[Any] = []
         for row, mine in zip(rows, found, strict=True):
@@ -231,6 +231,14 @@ class PromptedQuestionAnswering(Prompted):
     def lines(cls, result: Any) -> Iterator[str]:
         for answer in [result] if isinstance(result, Mapping) else result:
             yield f"{answer['score']:.4f}  {answer['answer'] or '(no answer)'}"
+
+
+def _distinct(written: Sequence[Written]) -> list[Written]:
+    """The first of each text."""
+    found: dict[str, Written] = {}
+    for each in written:
+        found.setdefault(each.text, each)
+    return list(found.values())
 
 
 def _answer(text: str, score: float, context: str | None, nothing: str | None) -> dict[str, Any]:

@@ -65,13 +65,13 @@ class PromptedWriting(Prompted):
                 raise InputError("beams are not drawn", where="votes", mend="choose num_beams=1, or votes=1")
             asked = {"temperature": 0.7, "seed": 0} | asked | {"num_return_sequences": votes}
         free = asked.get("num_beams", 1) > 1 or asked.get("min_new_tokens", 0) > 0
-        found = (self._until_break if free else self._write)(self._prompts(read, options), options, **asked)
+        found = (self._until_break if free else self._lines)(self._prompts(read, options), options, **asked)
         if votes == 1 and asked.get("num_return_sequences", 1) > 1:
             return [[{f"{self.key}_text": text} for text in texts] for texts in found]
         return [{f"{self.key}_text": vote(texts)[0]} for texts in found]
 
     def _until_break(self, prompts: Sequence[Prompt], options: Mapping[str, Any], **asked: Any) -> list[list[str]]:
-        """As `_write`, but no grammar holds the line together: the tokens with a line break are further ends."""
+        """As `_lines`, but no grammar holds the line together: the tokens with a line break are further ends."""
         ids = [self._ids(prompt, options) for prompt in prompts]
         asked["min_new_tokens"] = max(1, asked.get("min_new_tokens", 0))
         breaks = [at for at, each in enumerate(token_texts(self.tokenizer)) if b"\n" in each]

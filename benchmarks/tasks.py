@@ -117,7 +117,17 @@ CASES = [
     Case("jnli", "ja", "nli", "natural-language-inference", JAPANESE, "jnli_neg", 2000, epochs=4, limit=10_000, **TWO),
     Case("jsts", "ja", "sentence-similarity", "sentence-similarity", OVERLAP, epochs=5, limit=10_000, lr=FAST),
     Case("ner_wikipedia_ja", "ja", "ner", "token-classification", ("token-majority",), epochs=5, lr=FAST),
-    Case("jsquad", "ja", "question-answering", "question-answering", ("overlap",), epochs=3, max_length=256, lr=FAST),
+    Case(
+        "jsquad",
+        "ja",
+        "question-answering",
+        "question-answering",
+        ("overlap",),
+        epochs=5,
+        max_length=256,
+        lr=FAST,
+        frozen=("embeddings.*",),
+    ),
     Case(
         "jcommonsenseqa",
         "ja",

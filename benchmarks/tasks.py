@@ -134,7 +134,7 @@ CASES = [
         "multiple-choice",
         "multiple-choice",
         ("majority", *OVERLAP),
-        epochs=4,
+        epochs=10,
         limit=10_000,
         **TWO,
     ),

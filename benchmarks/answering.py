@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Report
+from benchmarks.japanese_encoder import precision
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "sib200_en"
 PLACE = Path("runs/answering")
@@ -42,7 +43,7 @@ def run(report: Report) -> None:
                 "task": task,
                 "model": {"source": MODEL, **METHOD},
                 "data": {name: str(place / f"{data}-{split}.jsonl") for name, split in SPLITS.items()},
-                "train": TRAIN | ({"epochs": None, "steps": 1} if report.smoke else {}),
+                "train": TRAIN | {"precision": precision()} | ({"epochs": None, "steps": 1} if report.smoke else {}),
                 "evaluation": {"every": 0},
             }
             tuned = tg.finetune(values, place / task, resume=(place / task).exists(), quiet=True)

@@ -132,7 +132,7 @@ class Attention(nn.Module):
         if self.training and self.dropout and mask.bias is None and quick(query):
             attended = self._dropped(query, key, value, mask)
             return attended.transpose(1, 2).reshape(batch, time, heads * dim)
-        if key.shape[2] <= SHORT and _narrow(query):
+        if _narrow(query) and key.shape[2] <= SHORT:
             with torch.autocast("cpu", enabled=False):
                 return self._attend(query.float(), key.float(), value.float(), mask).to(value.dtype)
         scores = mask.scores(query.dtype)

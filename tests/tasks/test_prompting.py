@@ -476,6 +476,7 @@ def test_prompts_are_read_once_where_answers_are_scored(smollm2_path: Path) -> N
         read += given[0].numel()
 
     solve: Any = tg.pipeline("question-answering", smollm2_path)
+    template = PromptTemplate.find("question-answering", language="en")
     stories = ("Kaori bought a lamp in Kyoto.", "Ben read a book on the train.", "Two cats slept under the table.")
     asked = [{"question": "Who is this about?", "context": f"{each} " * 8} for each in stories]
     tokens = sum(len(solve._ids(each, {})) for each in solve._prompts(asked, {}))
@@ -484,3 +485,9 @@ def test_prompts_are_read_once_where_answers_are_scored(smollm2_path: Path) -> N
     handle.remove()
     assert [each["answer"] for each in found] == ["Kaori", "Ben", "cats"]
     assert read < 1.5 * tokens  # twice where all is read again
+    # Also of answers that were drawn by other probabilities.
+    for row, results in zip(asked, solve(asked, top_k=3, temperature=2.0), strict=True):
+        prompt = template.render([row])
+        for each in results if isinstance(results, list) else [results]:
+            wanted = alone(solve.model, solve.tokenizer, prompt.context, prompt.lead + each["answer"])
+            assert np.isclose(np.log(each["score"]), wanted, rtol=0, atol=1e-4)

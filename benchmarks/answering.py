@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Report
-from benchmarks.japanese_encoder import precision
+from benchmarks.harness import Report, precision
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "sib200_en"
 PLACE = Path("runs/answering")

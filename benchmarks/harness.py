@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+CPU = Path("/proc/cpuinfo")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,6 +86,11 @@ def shallow(model: Any) -> Any:
     del model.decoder.layers[2:]
     model.config = model.config.replace(num_layers=2)
     return model
+
+
+def precision() -> str:
+    """What networks are trained in: bfloat16 where the processor has units for it; elsewhere it crawls."""
+    return "bf16" if CPU.is_file() and "amx_bf16" in CPU.read_text("utf-8") else "fp32"
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import precision
+
 RUN = Path("runs/ja-encoder")
-CPU = Path("/proc/cpuinfo")
 ROW = dict[str, Any]
 
 
@@ -37,11 +38,6 @@ READ: dict[str, Callable[[ROW], Iterable[str]]] = {
     "asdc_dialog_ja/train.jsonl": _fields("document"),
 }
 """The texts of a row of each file."""
-
-
-def precision() -> str:
-    """What products are computed in: bfloat16 where the processor has units for them."""
-    return "bf16" if CPU.is_file() and "amx_bf16" in CPU.read_text("utf-8") else "fp32"
 
 
 def texts(shared: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import japanese_encoder, programs
-from benchmarks.harness import Report
+from benchmarks.harness import Report, precision
 from benchmarks.programs import cell, score
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _tuned(case: Case, base: str, files: dict[str, Path], folder: Path, test: Ex
                 "epochs": 1.0 if small else case.epochs,
                 "batch": 16 if writes else 32,
                 "lr": case.lr,
-                "precision": japanese_encoder.precision() if base == BASES["ja"] else "auto",
+                "precision": precision() if base == BASES["ja"] else "auto",
             },
             "optimizer": {"frozen": list(case.frozen)},
             "evaluation": {"every": 0 if writes else 0.25, "rows": 20 if small or writes else 300},

@@ -13,7 +13,7 @@ from tsumugu.blocks.positions import Rotation
 
 SHORT = 128
 """Keys up to which a CPU that learns attends in float32, where all else is bfloat16: the way back through bfloat16
-computes each head of each text by a product of its own, and takes 2 to 8 times as long."""
+computes each head of each text by a product of its own, and takes 1.3 to 5 times as long."""
 
 
 class Attention(nn.Module):

@@ -19,7 +19,7 @@ from tests.engines.conftest import Build
 
 import tsumugu as tg
 from tsumugu.checkpoints.load import open_checkpoint
-from tsumugu.core.errors import CheckpointError
+from tsumugu.core.errors import CheckpointError, ConfigError
 from tsumugu.engines import onnx_store
 from tsumugu.engines.onnx_compile import compile_model
 from tsumugu.engines.onnx_store import Request
@@ -73,6 +73,35 @@ def test_a_failure_leaves_nothing(cache: Path, saved: Path) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError):
+        compile_model(Request(saved))
+    assert not onnx_store.compiled().exists() or folders() == []
+
+
+def test_what_lay_unused_for_longest_makes_room(
+    cache: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = [tg.save_model(build("llama", seed=seed), tmp_path / str(seed)) for seed in range(4)]
+    first, second = compile_model(Request(saved[0])), compile_model(Request(saved[1]))
+    size = sum(each.stat().st_size for each in first.iterdir())
+    for folder, seconds in ((first, 10), (second, 20)):
+        os.utime(folder / onnx_store.RECORD, (seconds, seconds))
+    assert onnx_store.find(Request(saved[0])) == first, "it is used now"
+    monkeypatch.setenv(onnx_store.ROOM_VARIABLE, str(2.5 * size / 1e9))
+    third = compile_model(Request(saved[2]))
+    assert folders() == sorted(each.name for each in (first, third))
+    assert onnx_store.find(Request(saved[1])) is None
+    assert len(list((onnx_store.compiled() / "known").iterdir())) == 2, "notes go with what they name"
+    monkeypatch.setenv(onnx_store.ROOM_VARIABLE, "0")
+    assert folders() == sorted(each.name for each in (first, third)), "nothing goes before something comes"
+    fourth = compile_model(Request(saved[3]))
+    assert folders() == [fourth.name], "what is wanted now stays, however little room there is"
+    assert compile_model(Request(saved[1])) == second, "it is made again"
+
+
+@pytest.mark.parametrize("said", ["much", "nan", "inf"])
+def test_room_is_a_number_of_gigabytes(said: str, cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(onnx_store.ROOM_VARIABLE, said)
+    with pytest.raises(ConfigError, match=f"{onnx_store.ROOM_VARIABLE}: '{said}' is no number of gigabytes; give one"):
         compile_model(Request(saved))
     assert not onnx_store.compiled().exists() or folders() == []
 

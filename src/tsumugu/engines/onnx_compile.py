@@ -39,11 +39,12 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
 
     Raises:
         CheckpointError: the files are broken or do not fit.
-        ConfigError: the model has no form in an ONNX graph.
+        ConfigError: the model has no form in an ONNX graph, or the environment names no room for compiled models.
     """
     progress = progress or Silent()
     if found := onnx_store.find(request):
         return found
+    room = onnx_store.room()
     checkpoint = open_checkpoint(request.path)
     already = any(each.form.unit > 1 for each in checkpoint.tensors.values())
     scheme = Scheme.parse(request.quantize, request.group, quantized_already=already)
@@ -66,6 +67,7 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
                     _record(model, scheme, end_tokens(checkpoint), interface) | {"usage": usage_of(checkpoint.config)},
                 )
     onnx_store.remember(request, key)
+    onnx_store.make_room(key, room)
     return folder
 
 

@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsumugu import __version__
+from tsumugu.core.errors import ConfigError
 from tsumugu.hub.home import home
 
 RECORD = "model.json"
@@ -26,6 +27,9 @@ WEIGHTS, GRAPH, ENCODER = "weights.bin", "graph.onnx", "encoder.onnx"
 COMPILER = 8
 """Counted up whenever graphs change that are made of the same checkpoint."""
 PIECE = 1 << 22
+ROOM = 10.0
+"""Gigabytes that compiled models take together, unless `ROOM_VARIABLE` says otherwise."""
+ROOM_VARIABLE = "TSUMUGU_COMPILED_GB"
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".npz", ".json", ".pt", ".pth")
 
 
@@ -71,6 +75,8 @@ def find(request: Request) -> Path | None:
         known = json.loads(_known(request).read_text("utf-8"))
         folder = compiled() / known["key"]
         if known["files"] == _stamps(request.files()) and (folder / RECORD).is_file():
+            with suppress(OSError):  # a cache that cannot be written to can be read from
+                os.utime(folder / RECORD)
             return folder
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -96,6 +102,39 @@ def key_of(request: Request, options: Sequence[Any]) -> str:
 def remember(request: Request, key: str) -> None:
     """Note the key of a source, for `find`."""
     _note(request, {"key": key})
+
+
+def room() -> int:
+    """How many bytes compiled models may take together.
+
+    Raises:
+        ConfigError: the environment says something else than a number of gigabytes.
+    """
+    asked = os.environ.get(ROOM_VARIABLE, "").strip() or ROOM
+    try:
+        return int(max(float(asked), 0) * 1e9)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{asked!r} is no number of gigabytes", where=ROOM_VARIABLE, mend=f"give one, such as {ROOM:g}"
+        ) from None
+
+
+def make_room(key: str, limit: int) -> None:
+    """Remove the compiled models that have lain unused for longest, until all take `limit` bytes at most.
+
+    `compiled/<key>` stays, however large it is. Each of the others is made again when it is next wanted.
+    """
+    found = []
+    for record in compiled().glob(f"*/{RECORD}"):
+        with suppress(OSError):  # another process makes room, too
+            size = sum(each.stat().st_size for each in record.parent.iterdir())
+            found.append((record.parent.name != key, -record.stat().st_mtime_ns, size, record.parent))
+    total = 0
+    for other, _, size, folder in sorted(found):
+        if other and total + size > limit:
+            _remove(folder)
+        else:
+            total += size
 
 
 def remember_refusal(request: Request, why: str) -> None:
@@ -160,6 +199,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What is written down beside a compiled model."""
     record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
     return record
+
+
+def _remove(folder: Path) -> None:
+    """Take a compiled model away, at once for whoever looks for it, with the notes that name it."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    with suppress(OSError):  # open elsewhere, on a system that minds
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+    for path in (compiled() / "known").glob("*.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            if json.loads(path.read_text("utf-8")).get("key") == folder.name:
+                path.unlink()
 
 
 def _known(request: Request) -> Path:

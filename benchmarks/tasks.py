@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tsumugu.data.labelled.examples import Examples
+    from tsumugu.evaluation.comparison import Evaluated
+    from tsumugu.evaluation.resampling import Difference
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PLACE = Path("runs/tasks")
@@ -181,6 +183,7 @@ HEAD = (
     "| Data | Metric | Examples | Simplest | Embeddings | Classical | Fine-tuned | Three seeds | Minutes "
     "| Prompted: SmolLM2-135M | Gemma 3 270M |"
 )
+TUNED = "fine-tuned"
 SIMPLE = ("majority", "lead", "copy", "overlap")
 CLASSICAL = ("tfidf", "token-majority", "lexrank", "nearest", "overlap")
 """Systems of the columns; the best classical one stands, and "overlap" is among the simplest where it is not that."""
@@ -199,7 +202,7 @@ def solve(case: Case, place: Path, report: Report) -> None:
         cell(folder / name, lambda name=name: tg.evaluate(test, baseline=name, train=train, metric=case.metric))
     base = BASES[case.language] if case.base is None else case.base
     if case.task is not None:
-        cell(folder / "fine-tuned", lambda: _tuned(case, base, files, folder, test, small=report.smoke))
+        cell(folder / TUNED, lambda: _tuned(case, base, files, folder, test, small=report.smoke))
     asked = {} if case.prompted is None or report.smoke else dict.fromkeys(PROMPTERS[case.language], test[:PROMPTED])
     for model, few in asked.items():
         made = partial(tg.evaluate, few, model=model, task=case.prompted, metric=case.metric)
@@ -224,11 +227,14 @@ def files_of(case: Case, folder: Path) -> dict[str, Path]:
 
 
 def line(case: Case, place: Path) -> str:
-    """A set of data as a line of the table; the chance is that of a difference to the classical system that large."""
-    from tsumugu.evaluation.comparison import rank
+    """A set of data as a line of the table.
+
+    The chance beside a fine-tuned model is that of a difference to the classical system that large; beside a prompted one
+    stand what the fine-tuned model scores on the same examples, and the chance of that difference.
+    """
     from tsumugu.evaluation.results import load
 
-    systems = (*case.baselines, "fine-tuned", *PROMPTERS["en"])
+    systems = (*case.baselines, TUNED, *PROMPTERS["en"])
     found = {
         name: load(place / case.data / name / "results.json")
         for name in systems
@@ -239,17 +245,29 @@ def line(case: Case, place: Path) -> str:
     classical = max((name for name in CLASSICAL if name in found), key=values.__getitem__, default=None)
     simple = next((name for name in SIMPLE if name in found and name != classical), None)
     cells = [case.data, first.primary, str(first.examples), score(found, simple), score(found, "embeddings")]
-    cells += [score(found, classical), score(found, "fine-tuned")]
-    if classical is not None and "fine-tuned" in found:
-        ours, theirs = found["fine-tuned"], found[classical]
-        (tuned,) = (each for each in rank([ours, theirs], against=theirs[0].system).ranks if each.difference)
-        cells[-1] += f", p {tuned.difference.p:.3f}" if tuned.difference is not None else ""
+    cells += [score(found, classical), score(found, TUNED)]
+    if classical is not None and TUNED in found:
+        cells[-1] += f", p {_difference(found[TUNED], found[classical]).p:.3f}"
     kept = place / case.data / "training.json"
     spent = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
     cells.append(f"{spent['mean']:.3f} ± {spent['deviation']:.3f}" if "mean" in spent else "")
     cells.append(f"{spent['seconds'] / 60:.1f}" if spent else "")
-    cells += [score(found, model) for model in PROMPTERS["en"]]
+    for model in PROMPTERS["en"]:
+        cells.append(score(found, model))
+        if model in found and TUNED in found:
+            apart = _difference(found[model], found[TUNED])
+            cells[-1] += f"; tuned {values[model] - apart.value:.3f}, p {apart.p:.3f}"
     return f"| {' | '.join(cells)} |"
+
+
+def _difference(ours: Evaluated, theirs: Evaluated) -> Difference:
+    """How much better the first is on the examples that both solved: the first ones of whichever solved more."""
+    from tsumugu.evaluation.comparison import rank
+
+    shared = min(len(ours[1]), len(theirs[1]))
+    pair = [(results, items[:shared]) for results, items in (ours, theirs)]
+    (found,) = (each.difference for each in rank(pair, against=theirs[0].system).ranks if each.difference is not None)
+    return found
 
 
 def _tuned(case: Case, base: str, files: dict[str, Path], folder: Path, test: Examples, *, small: bool) -> Any:
@@ -260,7 +278,7 @@ def _tuned(case: Case, base: str, files: dict[str, Path], folder: Path, test: Ex
     writes, seeds = case.base is not None, 1 if small else case.seeds
     tuned = tg.finetune(
         {
-            "name": "fine-tuned",
+            "name": TUNED,
             "task": case.task,
             "model": {"source": base, "method": "lora" if writes else "full", **case.model},
             "data": {
@@ -287,7 +305,7 @@ def _tuned(case: Case, base: str, files: dict[str, Path], folder: Path, test: Ex
     )
     spent: dict[str, Any] = {"seconds": tuned.result.seconds / seeds}
     solver = tg.pipeline(case.prompted if writes else find_objective(case.task or "").solver, tuned.model)
-    made = tg.evaluate(test, model=solver, name="fine-tuned", metric=case.metric)
+    made = tg.evaluate(test, model=solver, name=TUNED, metric=case.metric)
     if tuned.summary is not None:
         spread = tuned.summary.scores[made.results.primary]
         spent |= {"mean": spread.mean, "deviation": spread.deviation, "seeds": seeds}

@@ -229,8 +229,8 @@ def files_of(case: Case, folder: Path) -> dict[str, Path]:
 def line(case: Case, place: Path) -> str:
     """A set of data as a line of the table.
 
-    The chance beside a fine-tuned model is that of a difference to the classical system that large; beside a prompted one
-    stand what the fine-tuned model scores on the same examples, and the chance of that difference.
+    The chance beside a fine-tuned model is that of a difference to the classical system that large; beside a prompted
+    one stand what the fine-tuned model scores on the same examples, and the chance of that difference.
     """
     from tsumugu.evaluation.results import load
 

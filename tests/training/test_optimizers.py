@@ -19,8 +19,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 
 from tsumugu.core.errors import ConfigError
+from tsumugu.training import updates
+from tsumugu.training.distributed import World
 from tsumugu.training.optimizers import DEFAULTS, OptimizerConfig, build_optimizer, groups
-from tsumugu.training.updates import orthogonal
+from tsumugu.training.parallel import clip_gradients
+from tsumugu.training.updates import RowAdamW, orthogonal, sparse_tables
 
 NAMES = tuple(DEFAULTS)
 RATES = (0.01, 0.004, 0.02, 0.0, 0.003)
@@ -295,6 +298,60 @@ def test_a_state_goes_on_bit_by_bit(name: str) -> None:
     assert same(model, twin)
     unstopped, loaded = optimizer.state_dict()["state"], again.state_dict()["state"]
     assert all(torch.equal(each, loaded[i][key]) for i, state in unstopped.items() for key, each in state.items())
+
+
+@pytest.mark.parametrize(("read", "decay"), [(30, 0.0), (400, 0.0), (30, 0.1)])
+def test_a_table_read_by_rows_moves_as_a_whole_one(read: int, decay: float) -> None:
+    """Sixty steps; few rows, so many that all are moved, and with decay; a state is handed over in between."""
+    whole, rows = nn.Embedding(1000, 16), nn.Embedding(1000, 16, sparse=True)
+    rows.load_state_dict(whole.state_dict())
+    before = whole.weight.detach().clone()
+    options: dict[str, Any] = {"lr": 0.01, "weight_decay": decay}
+    wanted, ours = torch.optim.AdamW(whole.parameters(), fused=True, **options), RowAdamW(rows.parameters(), **options)
+    chance = torch.Generator().manual_seed(0)
+    for step in range(60):
+        ids = torch.randint(read, (8,), generator=chance)
+        given = torch.randn(8, 16, generator=chance)
+        for table, optimizer in ((whole, wanted), (rows, ours)):
+            (table(ids) * given).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert torch.equal(whole.weight, rows.weight)
+        if step == 30:
+            state = copy.deepcopy(ours.state_dict())
+            ours = RowAdamW(rows.parameters(), **options)
+            ours.load_state_dict(state)
+        if step == 45:  # somebody else's rows come in
+            for optimizer in (wanted, ours):
+                for each in optimizer.state.values():
+                    each["exp_avg"][990] = 1.0
+    assert ours.state_dict()["state"][0].keys() == wanted.state_dict()["state"][0].keys()
+    assert not torch.equal(whole.weight[990], before[990])
+
+
+def test_only_tables_that_are_read_and_nothing_else_have_gradients_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "LARGE", 1)
+    apart, tied = tiny("bert", "sequence-classification"), tiny("gpt2", "causal-lm")
+    for model, name, found in ((apart, "adamw", True), (apart, "lion", False), (tied, "adamw", False)):
+        token = next(each for each in model.modules() if isinstance(each, nn.Embedding))
+        optimizer = build_optimizer(model, OptimizerConfig(name=name))
+        with sparse_tables(model, optimizer):
+            assert token.sparse == found
+        assert not token.sparse
+    with sparse_tables(apart, build_optimizer(apart, OptimizerConfig(decay_embeddings=True))):
+        assert not any(each.sparse for each in apart.modules() if isinstance(each, nn.Embedding))
+
+
+def test_gradients_of_rows_are_measured_and_scaled_as_whole_ones() -> None:
+    whole, rows = nn.Embedding(50, 4), nn.Embedding(50, 4, sparse=True)
+    for table in (whole, rows):
+        (table(torch.tensor([3, 7, 3])) * torch.arange(12.0).view(3, 4)).sum().backward()
+    alone = World.open()
+    norms = [clip_gradients(each.parameters(), 1.0, alone) for each in (whole, rows)]
+    assert norms[0] == norms[1] > 1
+    assert rows.weight.grad is not None
+    assert rows.weight.grad.is_sparse
+    assert torch.equal(rows.weight.grad.to_dense(), whole.weight.grad)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from tests.tuning.samples import DATA, sentiment, write
 import tsumugu as tg
 from tsumugu.core.config import type_hints
 from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from tsumugu.training import updates
 from tsumugu.training.events import LOG, read_events
 from tsumugu.tuning.finetune import resume
 from tsumugu.tuning.objectives import find_objective
@@ -68,6 +69,23 @@ def test_every_task_is_learnt(task, tmp_path, tiny):
     evaluations = [each for each in read_events(tmp_path / "run" / LOG) if each.kind == "evaluation"]
     best = max(next(iter(each.values["scores"].values())) for each in evaluations)
     assert found.result.best_score == best
+
+
+def test_gradients_of_the_words_that_were_read_teach_what_whole_ones_do(tmp_path, tiny, monkeypatch):
+    found, seen = [], []
+    for large in (1, 1 << 60):
+        monkeypatch.setattr(updates, "LARGE", large)
+        moves = updates.RowAdamW._move
+        monkeypatch.setattr(
+            updates.RowAdamW, "_move", lambda self, *given, do=moves: (seen.append(1), do(self, *given))
+        )
+        model = tg.finetune(recipe(tmp_path, tiny(), train={"epochs": 2}), tmp_path / str(large), quiet=True).model
+        found.append(load_file(model / "model.safetensors"))
+        monkeypatch.undo()
+    assert seen
+    assert all(np.allclose(each, found[1][name], atol=1e-5) for name, each in found[0].items())
+    table = "embeddings.word_embeddings.weight"
+    assert np.abs(found[1][f"bert.{table}"] - load_file(tiny() / "model.safetensors")[table]).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra", "gpt2"])

@@ -35,6 +35,7 @@ from tsumugu.training.recipe import Settings
 from tsumugu.training.schedules import build_schedule, steps_of
 from tsumugu.training.spikes import stands_out
 from tsumugu.training.step import Step, autocast_for, compile_step, peak_memory, recompute_layers, tensors_of
+from tsumugu.training.updates import sparse_tables
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ class Trainer:
         if settings.train.minutes is not None:
             self._until = time.monotonic() + 60 * settings.train.minutes - state.seconds
         reason = "done"
-        with Interrupts() as interrupts:
+        alone = self.world.size == 1 and not settings.train.compile
+        rows = sparse_tables(self.model, self.optimizer) if alone else nullcontext()
+        with Interrupts() as interrupts, rows:
             try:
                 if self._saved is None:
                     self._tell("start", {**self._about, "name": settings.name, "steps": self.steps})

@@ -17,7 +17,7 @@ from tsumugu.blocks.embeddings import Embeddings
 from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config, limits
 from tsumugu.core.errors import ConfigError, did_you_mean
-from tsumugu.training.updates import Combined, Lion, Muon
+from tsumugu.training.updates import Combined, Lion, Muon, RowAdamW
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8},
@@ -116,7 +116,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     if rest:
         # The fused step is one pass over all parameters; there is none for tensors without data.
         fused = all(each.device.type != "meta" for group in rest for each in group["params"])
-        parts.append(AdamW(rest, **values, fused=fused))
+        parts.append(RowAdamW(rest, **values) if fused else AdamW(rest, **values))
     return parts[0] if len(parts) == 1 else Combined(parts)
 
 

@@ -209,7 +209,7 @@ def gather_anew(step: nn.Module) -> None:
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
     """The Euclidean norm of all gradients together, a float64 scalar, the same on all ranks and in all layouts."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
+    gradients = [_numbers(each) for each in parameters if each.grad is not None]
     if not gradients:
         return torch.zeros((), dtype=torch.float64, device=world.device)
     squares = torch.stack(torch._foreach_norm([local(each) for each in gradients])).double().square()
@@ -231,10 +231,19 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, world: Worl
     """
     kept = [each for each in parameters if each.grad is not None]
     norm = gradient_norm(kept, world)
-    gradients = [local(each.grad) for each in kept if each.grad is not None]
+    gradients = [local(_numbers(each)) for each in kept]
     if gradients:
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0).to(gradients[0].dtype))
     return norm
+
+
+def _numbers(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; where it is of few rows, these, each once."""
+    assert parameter.grad is not None
+    if parameter.grad.is_sparse:
+        parameter.grad = parameter.grad.coalesce()
+        return parameter.grad.values()
+    return parameter.grad
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tsumugu.engines.session import Session
 from tsumugu.generation.options import GenerationOptions
-from tsumugu.generation.sampling import Floats, Sampler
+from tsumugu.generation.sampling import Sampler, log_softmax
 
 NEVER = -1e9
 """Stands for "no such text yet" in a list of scores."""
@@ -83,7 +83,7 @@ def beam_search(
     states = [Prompt(limit, [()] * beams, start.copy()) for limit in limits]
     searching = states
     for step in range(max(limits)):
-        scores = sampler.adjusted(_log_softmax(logits), step).reshape(len(searching), -1)
+        scores = sampler.adjusted(log_softmax(logits), step).reshape(len(searching), -1)
         totals = scores + np.repeat([state.scores for state in searching], vocab, axis=-1)
         best = np.argpartition(-totals, width - 1, axis=-1)[:, :width]
         order = np.argsort(-np.take_along_axis(totals, best, axis=-1), axis=-1, kind="stable")
@@ -138,9 +138,3 @@ def _best(state: Prompt, options: GenerationOptions) -> list[Finished]:
         for tokens, score in zip(state.running, state.scores, strict=True)
     ]
     return [*state.finished, *running][: options.num_return_sequences]
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(-1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result

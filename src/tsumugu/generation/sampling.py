@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tsumugu.generation.options import GenerationOptions
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+F = TypeVar("F", np.float32, np.float64)
 
 NUCLEUS = 1024
 """How many of the likeliest tokens are sorted first when looking for a nucleus; more only if they do not suffice."""
@@ -167,6 +169,13 @@ def _draws(options: GenerationOptions, numbers: Sequence[int]) -> NDArray[np.flo
     seed = secrets.randbits(64) if options.seed is None else options.seed
     streams = {number: np.random.default_rng([seed, number]).random(options.max_new_tokens) for number in set(numbers)}
     return np.stack([streams[number] for number in numbers])
+
+
+def log_softmax(logits: NDArray[F]) -> NDArray[F]:
+    """The logarithms of the chances that logits `[..., choices]` stand for."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: NDArray[F] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
 
 
 def _softmax(logits: Floats, temperature: float) -> NDArray[np.float64]:

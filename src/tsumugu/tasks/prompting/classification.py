@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tsumugu.core.errors import InputError, did_you_mean
 from tsumugu.data.rows import PAIRS, Row, require_columns, text_of
+from tsumugu.generation.sampling import log_softmax
 from tsumugu.tasks.prompting.base import CONTENT_FREE, Example, Prompted
 from tsumugu.tasks.shown import ShowsLabel, ShowsLabels, ShowsScore
 from tsumugu.tasks.usual import hypothesis
@@ -91,13 +92,13 @@ class PromptedClassification(ShowsLabel, Prompted):
         logs = self._logs(read, [words] * len(read), options, beyond=beyond)
         match options.get("calibration", self.calibration):
             case "contextual":
-                neutral = np.exp(_log_softmax(np.stack(self._logs(nothing, [words] * 3, options)))).mean(0)
-                return np.exp(_log_softmax(_log_softmax(np.stack(logs)) - np.log(neutral)))
+                neutral: Floats = np.exp(log_softmax(np.stack(self._logs(nothing, [words] * 3, options)))).mean(0)
+                return np.exp(log_softmax(log_softmax(np.stack(logs)) - np.log(neutral)))
             case "pmi":
                 bare = self._logs(nothing[:1], [words], {**options, **WITHOUT_EXAMPLES})
-                return np.exp(_log_softmax(np.stack(logs) - bare[0]))
+                return np.exp(log_softmax(np.stack(logs) - bare[0]))
             case "none" | None:
-                return np.exp(_log_softmax(np.stack(logs)))
+                return np.exp(log_softmax(np.stack(logs)))
             case other:
                 mend = did_you_mean(str(other), CALIBRATIONS)
                 raise InputError(f"there is no calibration {other!r}", where="calibration", mend=mend)
@@ -258,7 +259,7 @@ class PromptedMultipleChoice(PromptedClassification):
             logs = [mine - other for mine, other in zip(logs, without, strict=True)]
         results: list[Any] = []
         for mine, texts in zip(logs, choices, strict=True):
-            scores = np.exp(_log_softmax(mine))
+            scores = np.exp(log_softmax(mine))
             order = np.argsort(-scores, kind="stable")
             answers = [{"label": int(at), "score": float(scores[at]), "answer": texts[at]} for at in order]
             results.append(answers[: options["top_k"]] if "top_k" in options else answers[0])
@@ -326,12 +327,6 @@ class PromptedSimilarity(ShowsScore, PromptedClassification):
     def _solve(self, rows: list[Any], **options: Any) -> list[Any]:
         grades = np.arange(6) / 5
         return [{"score": float(score)} for score in self._scores(rows, options) @ grades]
-
-
-def _log_softmax(logs: Floats) -> Floats:
-    highest = logs.max(-1, keepdims=True)
-    result: Floats = logs - highest - np.log(np.exp(logs - highest).sum(-1, keepdims=True))
-    return result
 
 
 def _several(given: Any) -> list[str]:

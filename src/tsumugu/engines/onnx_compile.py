@@ -39,7 +39,8 @@ def compile_model(request: Request, *, progress: Progress | None = None) -> Path
 
     Raises:
         CheckpointError: the files are broken or do not fit.
-        ConfigError: the model has no form in an ONNX graph, or the environment names no room for compiled models.
+        ConfigError: the model has no form in an ONNX graph.
+        InputError: the environment names no room for compiled models.
     """
     progress = progress or Silent()
     if found := onnx_store.find(request):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tsumugu import __version__
-from tsumugu.core.errors import ConfigError
+from tsumugu.core.errors import InputError
 from tsumugu.hub.home import home
 
 RECORD = "model.json"
@@ -108,13 +108,13 @@ def room() -> int:
     """How many bytes compiled models may take together.
 
     Raises:
-        ConfigError: the environment says something else than a number of gigabytes.
+        InputError: the environment says something else than a number of gigabytes.
     """
     asked = os.environ.get(ROOM_VARIABLE, "").strip() or ROOM
     try:
         return int(max(float(asked), 0) * 1e9)
     except (ValueError, OverflowError):
-        raise ConfigError(
+        raise InputError(
             f"{asked!r} is no number of gigabytes", where=ROOM_VARIABLE, mend=f"give one, such as {ROOM:g}"
         ) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,11 @@ def test_what_lay_unused_for_longest_makes_room(
         os.utime(folder / onnx_store.RECORD, (seconds, seconds))
     assert onnx_store.find(Request(saved[0])) == first, "it is used now"
     monkeypatch.setenv(onnx_store.ROOM_VARIABLE, str(2.5 * size / 1e9))
+    (second.parent / ".other.partial").mkdir()
+    (second.parent / ".other.partial" / onnx_store.RECORD).write_bytes(b" " * 10 * size)
     third = compile_model(Request(saved[2]))
-    assert folders() == sorted(each.name for each in (first, third))
+    assert folders() == [".other.partial", *sorted(each.name for each in (first, third))], "others' work is left alone"
+    shutil.rmtree(second.parent / ".other.partial")
     assert onnx_store.find(Request(saved[1])) is None
     assert len(list((onnx_store.compiled() / "known").iterdir())) == 2, "notes go with what they name"
     monkeypatch.setenv(onnx_store.ROOM_VARIABLE, "0")
@@ -98,7 +102,7 @@ def test_what_lay_unused_for_longest_makes_room(
     assert compile_model(Request(saved[1])) == second, "it is made again"
 
 
-@pytest.mark.parametrize("said", ["much", "nan", "inf"])
+@pytest.mark.parametrize("said", ["much", "nan", "inf", "-1"])
 def test_room_is_a_number_of_gigabytes(said: str, cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(onnx_store.ROOM_VARIABLE, said)
     for engine in ("auto", "onnx"):  # nothing else computes in its stead

@@ -70,7 +70,10 @@ def compiled() -> Path:
 
 
 def find(request: Request) -> Path | None:
-    """The compiled form of an unchanged checkpoint that was seen before; only names, sizes and times are looked at."""
+    """The compiled form of an unchanged checkpoint that was seen before; only names, sizes and times are looked at.
+
+    That it was asked for is noted, for `make_room`, as the time of its record.
+    """
     try:
         known = json.loads(_known(request).read_text("utf-8"))
         folder = compiled() / known["key"]
@@ -111,12 +114,10 @@ def room() -> int:
         InputError: the environment says something else than a number of gigabytes.
     """
     asked = os.environ.get(ROOM_VARIABLE, "").strip() or ROOM
-    try:
-        return int(max(float(asked), 0) * 1e9)
-    except (ValueError, OverflowError):
-        raise InputError(
-            f"{asked!r} is no number of gigabytes", where=ROOM_VARIABLE, mend=f"give one, such as {ROOM:g}"
-        ) from None
+    with suppress(ValueError, OverflowError):
+        if (limit := int(float(asked) * 1e9)) >= 0:
+            return limit
+    raise InputError(f"{asked!r} is no number of gigabytes", where=ROOM_VARIABLE, mend=f"give one, such as {ROOM:g}")
 
 
 def make_room(key: str, limit: int) -> None:
@@ -125,7 +126,7 @@ def make_room(key: str, limit: int) -> None:
     `compiled/<key>` stays, however large it is. Each of the others is made again when it is next wanted.
     """
     found = []
-    for record in compiled().glob(f"*/{RECORD}"):
+    for record in compiled().glob(f"[!.]*/{RECORD}"):  # a hidden folder is somebody's work
         with suppress(OSError):  # another process makes room, too
             size = sum(each.stat().st_size for each in record.parent.iterdir())
             found.append((record.parent.name != key, -record.stat().st_mtime_ns, size, record.parent))
@@ -204,8 +205,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _remove(folder: Path) -> None:
     """Take a compiled model away, at once for whoever looks for it, with the notes that name it."""
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    with suppress(OSError):  # open elsewhere, on a system that minds
+    try:
         folder.rename(gone)
+    except OSError:  # gone already, or open elsewhere on a system that minds
+        return
     shutil.rmtree(gone, ignore_errors=True)
     for path in (compiled() / "known").glob("*.json"):
         with suppress(OSError, ValueError, AttributeError):

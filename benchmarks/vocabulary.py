@@ -51,7 +51,7 @@ def _stepper(network: nn.Module, words: int, losses: list[float], *, rows: bool)
     from tsumugu.training.distributed import World
     from tsumugu.training.optimizers import OptimizerConfig, build_optimizer
     from tsumugu.training.parallel import clip_gradients
-    from tsumugu.training.updates import sparse_tables
+    from tsumugu.training.sparse_gradients import sparse_tables
 
     optimizer: Any = build_optimizer(network, OptimizerConfig())
     if not rows:

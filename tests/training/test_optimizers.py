@@ -19,11 +19,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn.parallel import DistributedDataParallel
 
 from tsumugu.core.errors import ConfigError
-from tsumugu.training import updates
+from tsumugu.training import sparse_gradients
 from tsumugu.training.distributed import World
 from tsumugu.training.optimizers import DEFAULTS, OptimizerConfig, build_optimizer, groups
 from tsumugu.training.parallel import clip_gradients
-from tsumugu.training.updates import RowAdamW, orthogonal, sparse_tables
+from tsumugu.training.sparse_gradients import RowAdamW, sparse_tables
+from tsumugu.training.updates import orthogonal
 
 NAMES = tuple(DEFAULTS)
 RATES = (0.01, 0.004, 0.02, 0.0, 0.003)
@@ -330,7 +331,7 @@ def test_a_table_read_by_rows_moves_as_a_whole_one(read: int, decay: float) -> N
 
 
 def test_only_tables_that_are_read_and_nothing_else_have_gradients_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(updates, "LARGE", 1)
+    monkeypatch.setattr(sparse_gradients, "LARGE", 1)
     apart, tied = tiny("bert", "sequence-classification"), tiny("gpt2", "causal-lm")
     for model, name, found in ((apart, "adamw", True), (apart, "lion", False), (tied, "adamw", False)):
         token = next(each for each in model.modules() if isinstance(each, nn.Embedding))

@@ -22,7 +22,7 @@ from tests.tuning.samples import DATA, sentiment, write
 import tsumugu as tg
 from tsumugu.core.config import type_hints
 from tsumugu.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
-from tsumugu.training import updates
+from tsumugu.training import sparse_gradients
 from tsumugu.training.events import LOG, read_events
 from tsumugu.tuning.finetune import resume
 from tsumugu.tuning.objectives import find_objective
@@ -72,17 +72,19 @@ def test_every_task_is_learnt(task, tmp_path, tiny):
 
 
 def test_gradients_of_the_words_that_were_read_teach_what_whole_ones_do(tmp_path, tiny, monkeypatch):
-    found, seen = [], []
-    for large in (1, 1 << 60):
-        monkeypatch.setattr(updates, "LARGE", large)
-        moves = updates.RowAdamW._move
-        monkeypatch.setattr(
-            updates.RowAdamW, "_move", lambda self, *given, do=moves: (seen.append(1), do(self, *given))
-        )
-        model = tg.finetune(recipe(tmp_path, tiny(), train={"epochs": 2}), tmp_path / str(large), quiet=True).model
-        found.append(load_file(model / "model.safetensors"))
-        monkeypatch.undo()
-    assert seen
+    move, moved, found = sparse_gradients.RowAdamW._move, {1: 0, 1 << 60: 0}, []
+    for large in moved:
+
+        def counted(self, *given, large=large):
+            moved[large] += 1
+            move(self, *given)
+
+        monkeypatch.setattr(sparse_gradients, "LARGE", large)
+        monkeypatch.setattr(sparse_gradients.RowAdamW, "_move", counted)
+        tuned = tg.finetune(recipe(tmp_path, tiny(), train={"epochs": 2}), tmp_path / str(large), quiet=True)
+        found.append(load_file(tuned.model / "model.safetensors"))
+    assert moved[1] >= tuned.result.steps
+    assert not moved[1 << 60]
     assert all(np.allclose(each, found[1][name], atol=1e-5) for name, each in found[0].items())
     table = "embeddings.word_embeddings.weight"
     assert np.abs(found[1][f"bert.{table}"] - load_file(tiny() / "model.safetensors")[table]).max() > 1e-3

@@ -33,9 +33,9 @@ from tsumugu.training.optimizers import build_optimizer
 from tsumugu.training.parallel import clip_gradients, gather_anew, gradients_of, parallelize
 from tsumugu.training.recipe import Settings
 from tsumugu.training.schedules import build_schedule, steps_of
+from tsumugu.training.sparse_gradients import sparse_tables
 from tsumugu.training.spikes import stands_out
 from tsumugu.training.step import Step, autocast_for, compile_step, peak_memory, recompute_layers, tensors_of
-from tsumugu.training.updates import sparse_tables
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tsumugu.blocks.embeddings import Embeddings
 from tsumugu.blocks.stack import Stack
 from tsumugu.core.config import Config, limits
 from tsumugu.core.errors import ConfigError, did_you_mean
-from tsumugu.training.updates import Combined, Lion, Muon, RowAdamW
+from tsumugu.training.sparse_gradients import RowAdamW
+from tsumugu.training.updates import Combined, Lion, Muon
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8},
